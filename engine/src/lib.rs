@@ -1,0 +1,27 @@
+//! What scheduler and executor must agree on.
+//!
+//! Reading order: [`locations`] (which files a process may touch), [`session`] (defaults of a query and what users may set), [`functions`]
+//! (the functions a plan may name), [`cooperation`]
+//! (pauses in long joins), [`named_files`] (errors that name the file), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
+//!
+//! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
+
+pub mod config;
+pub mod cooperation;
+pub mod functions;
+pub mod locations;
+pub mod memory;
+pub mod named_files;
+pub mod process;
+pub mod runtime;
+pub mod session;
+pub mod telemetry;
+
+pub use locations::{LocationError, Locations};
+pub use runtime::{RuntimeOptions, build_runtime};
+pub use session::{EngineChoice, WindlassOptions};
+
+/// Largest gRPC message between scheduler and executors, both ways. Plans list all files and shuffle locations: TPC-H q10 at scale 10
+/// exceeds Ballista's 16 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
