@@ -1,0 +1,360 @@
+//! The trait every catalog store implements, and the words it speaks.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use datafusion::common::{ScalarValue, Statistics};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::predicate::KeyPredicate;
+
+/// Name of the catalog that holds the warehouse; `hive.database.table` in SQL.
+pub const CATALOG: &str = "hive";
+/// Database that exists always and is current in a new session.
+pub const DEFAULT_DATABASE: &str = "default";
+/// How NULL is spelled as a partition value in paths.
+pub const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+/// Partition keys a table may have; each is a positional, indexed column `k0..k7` in the store.
+pub const KEYS_MAX: usize = 8;
+
+/// A namespace of tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Lower-case name.
+    pub name: String,
+    /// Default parent URL of its managed tables, with a trailing slash.
+    pub location: Option<String>,
+    /// What the user said about it.
+    pub comment: Option<String>,
+}
+
+/// Who owns the files of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// Others may write the directory; `MSCK REPAIR TABLE` and `ALTER TABLE` tell us.
+    External,
+    /// Only committed files are visible; `DROP TABLE` deletes them.
+    Managed,
+    /// A stored query.
+    View,
+}
+
+impl TableKind {
+    /// The name kept in the store and shown by `DESCRIBE EXTENDED`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::External => "EXTERNAL_TABLE",
+            Self::Managed => "MANAGED_TABLE",
+            Self::View => "VIRTUAL_VIEW",
+        }
+    }
+
+    /// The kind of this name, if it is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::External, Self::Managed, Self::View].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Types a partition key may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyType {
+    /// `STRING`, `VARCHAR`, `CHAR`.
+    String,
+    /// `INT`, `SMALLINT`, `TINYINT`.
+    Int,
+    /// `BIGINT`.
+    BigInt,
+    /// `DATE`.
+    Date,
+    /// `TIMESTAMP`: microseconds without zone.
+    Timestamp,
+    /// `BOOLEAN`.
+    Boolean,
+    /// `DECIMAL(precision, scale)`, precision at most 38.
+    Decimal(u8, i8),
+}
+
+impl KeyType {
+    /// The Arrow type of the key as a column.
+    pub fn data_type(self) -> DataType {
+        match self {
+            Self::String => DataType::Utf8,
+            Self::Int => DataType::Int32,
+            Self::BigInt => DataType::Int64,
+            Self::Date => DataType::Date32,
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+            Self::Boolean => DataType::Boolean,
+            Self::Decimal(precision, scale) => DataType::Decimal128(precision, scale),
+        }
+    }
+}
+
+/// The type as SQL spells it.
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::String => f.write_str("string"),
+            Self::Int => f.write_str("int"),
+            Self::BigInt => f.write_str("bigint"),
+            Self::Date => f.write_str("date"),
+            Self::Timestamp => f.write_str("timestamp"),
+            Self::Boolean => f.write_str("boolean"),
+            Self::Decimal(precision, scale) => write!(f, "decimal({precision},{scale})"),
+        }
+    }
+}
+
+/// One partition key of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionKey {
+    /// Lower-case column name.
+    pub name: String,
+    /// Its type.
+    pub key_type: KeyType,
+    /// What the user said about it.
+    pub comment: Option<String>,
+}
+
+/// A stored query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewDefinition {
+    /// The query's text as written.
+    pub sql: String,
+    /// Database that unqualified names in it belong to.
+    pub default_database: String,
+}
+
+/// Everything a name means, except its partitions and files.
+#[derive(Debug, Clone)]
+pub struct TableMeta {
+    /// Never reused.
+    pub id: i64,
+    /// Lower-case database name.
+    pub database: String,
+    /// Lower-case table name.
+    pub name: String,
+    /// Who owns the files.
+    pub kind: TableKind,
+    /// URL with a trailing slash, `file:///...`; empty for views.
+    pub location: String,
+    /// Columns kept in files, in order; field metadata `comment` holds comments. For views, the columns of the query.
+    pub schema: SchemaRef,
+    /// Partition keys, which follow the columns of `schema` in the table's rows.
+    pub keys: Vec<PartitionKey>,
+    /// What the user said about it.
+    pub comment: Option<String>,
+    /// `TBLPROPERTIES`.
+    pub properties: BTreeMap<String, String>,
+    /// Only for views.
+    pub view: Option<ViewDefinition>,
+    /// Grows by one with every change of the table, its partitions or its files.
+    pub version: i64,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+impl TableMeta {
+    /// Columns followed by partition keys: the schema that queries see.
+    pub fn full_schema(&self) -> SchemaRef {
+        use datafusion::arrow::datatypes::{Field, Schema};
+        let keys = self.keys.iter().map(|key| {
+            let field = Field::new(&key.name, key.key_type.data_type(), true);
+            Arc::new(match &key.comment {
+                Some(comment) => field.with_metadata([("comment".to_owned(), comment.clone())].into()),
+                None => field,
+            })
+        });
+        Arc::new(Schema::new(self.schema.fields().iter().map(Arc::clone).chain(keys).collect::<Vec<_>>()))
+    }
+}
+
+/// A table to be made.
+#[derive(Debug, Clone)]
+pub struct NewTable {
+    /// Database it goes into; must exist.
+    pub database: String,
+    /// Its name; must be free.
+    pub name: String,
+    /// Who owns the files.
+    pub kind: TableKind,
+    /// URL with a trailing slash; empty for views.
+    pub location: String,
+    /// Columns kept in files.
+    pub schema: SchemaRef,
+    /// Partition keys, at most [`KEYS_MAX`].
+    pub keys: Vec<PartitionKey>,
+    /// What the user said about it.
+    pub comment: Option<String>,
+    /// `TBLPROPERTIES`.
+    pub properties: BTreeMap<String, String>,
+    /// Only for views.
+    pub view: Option<ViewDefinition>,
+}
+
+/// One line of `SHOW TABLES`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSummary {
+    /// Lower-case database name.
+    pub database: String,
+    /// Lower-case table name.
+    pub name: String,
+    /// Who owns the files.
+    pub kind: TableKind,
+}
+
+/// One partition: the values of its keys and where its files lie. A table without keys has exactly one, with no values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partition {
+    /// Store's id; never reused.
+    pub id: i64,
+    /// One value per key, typed as the key; NULL for [`NULL_PARTITION`].
+    pub values: Vec<ScalarValue>,
+    /// Hive name, `dt=2024-01-01/region=eu`, escaped.
+    pub name: String,
+    /// URL with a trailing slash.
+    pub location: String,
+    /// Files known in it.
+    pub files: u64,
+    /// Sum of their sizes.
+    pub bytes: u64,
+    /// Sum of their rows, if every file's is known.
+    pub rows: Option<u64>,
+}
+
+/// A partition to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewPartition {
+    /// One value per key.
+    pub values: Vec<ScalarValue>,
+    /// URL with a trailing slash.
+    pub location: String,
+    /// Its files.
+    pub files: Vec<NewFile>,
+}
+
+/// A data file to be recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewFile {
+    /// Full URL.
+    pub url: String,
+    /// Bytes.
+    pub size: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: i64,
+    /// What the store says identifies the content.
+    pub etag: Option<String>,
+    /// Rows; none when the footer was not read.
+    pub rows: Option<u64>,
+    /// Statistics by column of [`TableMeta::schema`], in order.
+    pub statistics: Option<Statistics>,
+}
+
+/// A data file of a partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataFile {
+    /// Partition it belongs to.
+    pub partition_id: i64,
+    /// What is known of it.
+    pub file: NewFile,
+}
+
+/// One atomic change of a table. All of it happens or none.
+#[derive(Debug, Clone)]
+pub enum TableChange {
+    /// Moves the name.
+    Rename {
+        /// New database.
+        database: String,
+        /// New name; must be free.
+        name: String,
+    },
+    /// Replaces columns (the caller has checked that files stay readable).
+    Columns(SchemaRef),
+    /// Replaces the location.
+    Location(String),
+    /// Adds or replaces properties; `None` removes one.
+    Properties(BTreeMap<String, Option<String>>),
+    /// Replaces a view's query and columns.
+    View {
+        /// The new query.
+        view: ViewDefinition,
+        /// Its columns.
+        schema: SchemaRef,
+    },
+    /// Changes what the table holds.
+    Contents(Contents),
+}
+
+/// Partitions and files that come and go in one change.
+#[derive(Debug, Clone, Default)]
+pub struct Contents {
+    /// Partitions to add, with their files. A partition with the same values that exists already is an error.
+    pub add_partitions: Vec<NewPartition>,
+    /// Partitions to forget, by id, with their files.
+    pub remove_partitions: Vec<i64>,
+    /// Files to add to existing partitions.
+    pub add_files: Vec<DataFile>,
+    /// Files to forget: partition id and URL.
+    pub remove_files: Vec<(i64, String)>,
+}
+
+/// What [`Catalog::partitions`] found.
+#[derive(Debug, Clone, Default)]
+pub struct PartitionList {
+    /// Partitions that the predicate keeps, ordered by their key values.
+    pub partitions: Vec<Partition>,
+    /// Partitions of the table, kept or not.
+    pub total: u64,
+    /// Whether there were more than the limit; then `partitions` is cut.
+    pub truncated: bool,
+}
+
+/// Where names are kept. Every method is one transaction; changes carry the version they were made for.
+#[async_trait]
+pub trait Catalog: std::fmt::Debug + Send + Sync {
+    /// Grows with every change of any name, so that callers can cache lists of names.
+    fn names_version(&self) -> u64;
+
+    /// All databases, by name.
+    async fn databases(&self) -> Result<Vec<Database>>;
+    /// Makes a database. Errors: `AlreadyExists`.
+    async fn create_database(&self, database: Database) -> Result<()>;
+    /// Forgets a database. Errors: `NotFound`; `Invalid` if it holds tables and `cascade` is false, or if it is the default one.
+    async fn drop_database(&self, name: &str, cascade: bool) -> Result<()>;
+
+    /// Tables and views of a database, or of all, by name.
+    async fn tables(&self, database: Option<&str>) -> Result<Vec<TableSummary>>;
+    /// One table or view; `None` if the name is free.
+    async fn table(&self, database: &str, name: &str) -> Result<Option<Arc<TableMeta>>>;
+    /// Makes a table. A table without keys gets its one partition at once. Errors: `AlreadyExists`, `NotFound` (database), `Invalid`.
+    async fn create_table(&self, table: NewTable, contents: Contents) -> Result<Arc<TableMeta>>;
+    /// Changes a table. Errors: `Conflict` if `table.version` is no longer current; `AlreadyExists`, `NotFound`.
+    async fn change_table(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>>;
+    /// Forgets a table or view; files are the caller's affair. Errors: `NotFound`.
+    async fn drop_table(&self, table: &TableMeta) -> Result<()>;
+
+    /// Partitions that `predicate` may keep, through one indexed query, at most `limit`. The residual of the predicate is the caller's affair.
+    async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList>;
+    /// Files of the given partitions, ordered by partition as given, then URL.
+    async fn files(&self, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>>;
+    /// Files and bytes of the whole table, without reading them all.
+    async fn totals(&self, table: &TableMeta) -> Result<Totals>;
+}
+
+/// Sums over a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Partitions.
+    pub partitions: u64,
+    /// Files.
+    pub files: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows, if every file's is known.
+    pub rows: Option<u64>,
+}

@@ -1,0 +1,545 @@
+//! The grammar.
+
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::sql::sqlparser::tokenizer::Token;
+
+use super::ParseError;
+use super::cursor::Cursor;
+use super::statement::{
+    Alteration, Column, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, DdlStatement, Key, NewPartitionSpec,
+    PartitionValue, Pattern, RepairMode, TableName, ViewColumn,
+};
+use super::types::type_name;
+use crate::catalog::KeyType;
+use crate::predicate::Comparison;
+
+type Result<T> = std::result::Result<T, ParseError>;
+
+/// Reads a statement that shows or changes names; `None` if it is another kind of statement.
+///
+/// Errors: `Invalid` with the place of the mistake; `Unsupported` for writes, formats other than Parquet and clauses that would
+/// change what a table means.
+pub fn parse(sql: &str) -> Result<Option<DdlStatement>> {
+    let mut cursor = Cursor::new(sql)?;
+    let Some(statement) = statement(&mut cursor)? else { return Ok(None) };
+    cursor.finish()?;
+    Ok(Some(statement))
+}
+
+fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
+    if c.is_any(&["INSERT", "UPDATE", "DELETE", "MERGE INTO", "TRUNCATE", "LOAD DATA", "COPY"]) {
+        return Err(writes(c));
+    }
+    if c.is("ANALYZE") {
+        return Err(
+            c.unsupported("ANALYZE is not supported: statistics are read when files are registered; MSCK REPAIR TABLE does it again")
+        );
+    }
+    let statement = if c.eat("USE") {
+        let _ = c.eat_before_name("DATABASE") || c.eat_before_name("SCHEMA");
+        DdlStatement::Use(database_name(c)?)
+    } else if c.eat("SHOW") {
+        return show(c);
+    } else if c.eat_any(&["DESCRIBE", "DESC"]) {
+        if c.is_any(&["SELECT", "WITH", "VALUES", "FROM", "INSERT"]) || matches!(c.nth(0), Token::LParen) {
+            return Ok(None);
+        }
+        describe(c)?
+    } else if c.eat("CREATE") {
+        create(c)?
+    } else if c.eat("DROP") {
+        drop_name(c)?
+    } else if c.eat("ALTER TABLE") {
+        alter(c, false)?
+    } else if c.eat("ALTER VIEW") {
+        alter(c, true)?
+    } else if c.is("ALTER") {
+        return Err(c.unsupported("only ALTER TABLE and ALTER VIEW are supported"));
+    } else if c.eat("MSCK") {
+        c.eat("REPAIR");
+        c.expect("TABLE")?;
+        let table = table_name(c)?;
+        let mode = if c.eat("DROP PARTITIONS") {
+            RepairMode::Drop
+        } else if c.eat("SYNC PARTITIONS") {
+            RepairMode::Sync
+        } else {
+            c.eat("ADD PARTITIONS");
+            RepairMode::Add
+        };
+        DdlStatement::Repair { table, mode }
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(statement))
+}
+
+fn writes(c: &Cursor<'_>) -> ParseError {
+    c.unsupported(
+        "writes are not available in this version: write Parquet files with another engine and register them with CREATE EXTERNAL TABLE",
+    )
+}
+
+fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
+    let statement = if c.eat("CATALOGS") {
+        DdlStatement::ShowCatalogs { like: like(c)? }
+    } else if c.eat_any(&["DATABASES", "SCHEMAS"]) {
+        let catalog = if c.eat_any(&["FROM", "IN"]) { Some(c.identifier("a catalog name")?) } else { None };
+        DdlStatement::ShowDatabases { catalog, like: like(c)? }
+    } else if c.is_any(&["TABLES", "VIEWS"]) {
+        let views_only = c.is("VIEWS");
+        c.eat_any(&["TABLES", "VIEWS"]);
+        let database = if c.eat_any(&["FROM", "IN"]) { Some(database_name(c)?) } else { None };
+        DdlStatement::ShowTables { database, like: like(c)?, views_only }
+    } else if c.eat("COLUMNS") {
+        if !c.eat_any(&["FROM", "IN"]) {
+            return Err(c.expected("FROM"));
+        }
+        let mut table = table_name(c)?;
+        if c.eat_any(&["FROM", "IN"]) {
+            if table.database.is_some() {
+                return Err(c.invalid("the database is named twice".to_owned()));
+            }
+            let database = database_name(c)?;
+            table = TableName { catalog: database.catalog, database: Some(database.name), name: table.name };
+        }
+        DdlStatement::ShowColumns(table)
+    } else if c.eat("PARTITIONS") {
+        c.eat_any(&["FROM", "IN"]);
+        let table = table_name(c)?;
+        let conditions = if c.eat("PARTITION") { c.list(condition)? } else { Vec::new() };
+        DdlStatement::ShowPartitions { table, conditions }
+    } else if c.eat_any(&["CREATE TABLE", "CREATE VIEW"]) {
+        DdlStatement::ShowCreate(table_name(c)?)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(statement))
+}
+
+/// `[LIKE] 'pattern'`
+fn like(c: &mut Cursor<'_>) -> Result<Option<Pattern>> {
+    if c.eat("LIKE") || matches!(c.nth(0), Token::SingleQuotedString(_)) {
+        return c.string("a pattern in quotes").map(|text| Some(Pattern(text)));
+    }
+    Ok(None)
+}
+
+fn describe(c: &mut Cursor<'_>) -> Result<DdlStatement> {
+    if c.eat_before_name("DATABASE") || c.eat_before_name("SCHEMA") {
+        c.eat_before_name("EXTENDED");
+        return Ok(DdlStatement::DescribeDatabase(database_name(c)?));
+    }
+    let extended_of = |c: &mut Cursor<'_>| c.eat_before_name("EXTENDED") || c.eat_before_name("FORMATTED");
+    let before = extended_of(c);
+    c.eat_before_name("TABLE");
+    let extended = before | extended_of(c);
+    let table = table_name(c)?;
+    if c.is("PARTITION") {
+        return Err(c.unsupported("a single partition cannot be described; use SHOW PARTITIONS"));
+    }
+    Ok(DdlStatement::Describe { table, extended })
+}
+
+fn create(c: &mut Cursor<'_>) -> Result<DdlStatement> {
+    let or_replace = c.eat("OR REPLACE");
+    if c.eat("VIEW") {
+        return create_view(c, or_replace).map(DdlStatement::CreateView);
+    }
+    let external = c.eat("EXTERNAL");
+    if c.is("TABLE") {
+        if or_replace {
+            return Err(c.unsupported("CREATE OR REPLACE TABLE is not supported: use DROP TABLE IF EXISTS first"));
+        }
+        c.expect("TABLE")?;
+        return create_table(c, external).map(DdlStatement::CreateTable);
+    }
+    if !or_replace && !external && c.eat_any(&["DATABASE", "SCHEMA"]) {
+        return create_database(c).map(DdlStatement::CreateDatabase);
+    }
+    Err(c.unsupported(format!("CREATE {} is not supported: only tables, views and databases can be created", c.nth(0))))
+}
+
+fn create_database(c: &mut Cursor<'_>) -> Result<CreateDatabase> {
+    let if_not_exists = c.eat("IF NOT EXISTS");
+    let mut statement = CreateDatabase { database: database_name(c)?, if_not_exists, comment: None, location: None };
+    loop {
+        if c.is("COMMENT") {
+            statement.comment = c.comment_clause()?;
+        } else if c.eat_any(&["LOCATION", "MANAGEDLOCATION"]) {
+            statement.location = Some(c.string("a location in quotes")?);
+        } else if c.eat_any(&["WITH DBPROPERTIES", "WITH PROPERTIES"]) {
+            // Taken for the sake of scripts that say it; nothing reads properties of databases.
+            properties(c)?;
+        } else {
+            return Ok(statement);
+        }
+    }
+}
+
+fn create_view(c: &mut Cursor<'_>, or_replace: bool) -> Result<CreateView> {
+    let if_not_exists = c.eat("IF NOT EXISTS");
+    let view = table_name(c)?;
+    let mut columns = Vec::new();
+    if matches!(c.nth(0), Token::LParen) {
+        columns = c.list(|c| Ok(ViewColumn { name: c.identifier("a column name")?, comment: c.comment_clause()? }))?;
+    }
+    let (mut comment, mut all_properties) = (None, BTreeMap::new());
+    loop {
+        if c.is("COMMENT") {
+            comment = c.comment_clause()?;
+        } else if c.eat("TBLPROPERTIES") {
+            all_properties.extend(properties(c)?);
+        } else if c.eat("AS") {
+            let query = c.query()?;
+            return Ok(CreateView { view, or_replace, if_not_exists, columns, comment, properties: all_properties, query });
+        } else {
+            return Err(c.expected("AS and a query"));
+        }
+    }
+}
+
+/// What stands in the parentheses after `PARTITIONED BY`.
+enum KeyClause {
+    Typed(Column),
+    Named(String),
+}
+
+fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
+    let if_not_exists = c.eat("IF NOT EXISTS");
+    let mut table = CreateTable {
+        table: table_name(c)?,
+        if_not_exists,
+        external,
+        columns: None,
+        keys: None,
+        keys_by_name: false,
+        comment: None,
+        location: None,
+        properties: BTreeMap::new(),
+    };
+    if c.is("LIKE") {
+        return Err(c.unsupported("CREATE TABLE ... LIKE is not supported: use the output of SHOW CREATE TABLE"));
+    }
+    if matches!(c.nth(0), Token::LParen) {
+        table.columns = Some(columns(c)?);
+    }
+    let mut keys = None;
+    let mut keys_at = c.position();
+    loop {
+        if c.is("COMMENT") {
+            table.comment = c.comment_clause()?;
+        } else if c.eat("PARTITIONED BY") {
+            keys_at = c.position();
+            keys = Some(c.list(key_clause)?);
+        } else if c.eat("ROW FORMAT SERDE") {
+            parquet_class(c)?;
+            if c.eat("WITH SERDEPROPERTIES") {
+                properties(c)?;
+            }
+        } else if c.is("ROW FORMAT") {
+            return Err(other_format(c, "TEXTFILE"));
+        } else if c.eat("STORED AS INPUTFORMAT") {
+            parquet_class(c)?;
+            c.expect("OUTPUTFORMAT")?;
+            parquet_class(c)?;
+        } else if c.eat_any(&["STORED AS", "USING"]) {
+            if !c.eat("PARQUET") {
+                let name = c.nth(0).to_string();
+                return Err(if name == Token::EOF.to_string() { c.expected("PARQUET") } else { other_format(c, name.trim_matches('\'')) });
+            }
+        } else if c.eat("LOCATION") {
+            table.location = Some(c.string("a location in quotes")?);
+        } else if c.eat("TBLPROPERTIES") {
+            table.properties.extend(properties(c)?);
+        } else if c.eat("OPTIONS") {
+            let mut options = properties(c)?;
+            // Spark's spelling of LOCATION.
+            if let Some(path) = options.remove("path") {
+                table.location = Some(path);
+            }
+            table.properties.extend(options);
+        } else if c.eat("AS") || c.is_any(&["SELECT", "WITH RECURSIVE"]) {
+            return Err(writes(c));
+        } else if c.is_any(&["CLUSTERED", "SORTED", "SKEWED", "WITH ORDER", "STORED BY", "DISTRIBUTE"]) {
+            return Err(c.unsupported(format!("{} is not supported in CREATE TABLE", c.nth(0))));
+        } else if c.is("WITH") {
+            return Err(c.unsupported("WITH (...) is not supported in CREATE TABLE: use PARTITIONED BY, LOCATION and TBLPROPERTIES"));
+        } else {
+            break;
+        }
+    }
+    if let Some(keys) = keys {
+        let by_name = keys.iter().all(|key| matches!(key, KeyClause::Named(_)));
+        let at = |message: String| c.invalid_at(keys_at, message);
+        table.keys_by_name = by_name;
+        table.keys = Some(resolve_keys(keys, table.columns.as_mut()).map_err(at)?);
+    }
+    let names = table.columns.iter().flatten().map(|column| &column.name).chain(table.keys.iter().flatten().map(|key| &key.name));
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = names.into_iter().find(|name| !seen.insert(name.as_str())) {
+        return Err(c.invalid_at(keys_at, format!("column '{twice}' is declared twice")));
+    }
+    Ok(table)
+}
+
+/// Gives keys their types: the declared ones, or those of the columns they name, which then leave the columns.
+fn resolve_keys(keys: Vec<KeyClause>, mut columns: Option<&mut Vec<Column>>) -> std::result::Result<Vec<Key>, String> {
+    let typed = |column: Column| match key_type(&column.data_type) {
+        Some(key_type) => Ok(Key { name: column.name, key_type: Some(key_type), comment: column.comment }),
+        None => Err(format!(
+            "partition key '{}' cannot be {}: keys are string, int, bigint, date, timestamp, boolean or decimal",
+            column.name,
+            type_name(&column.data_type)
+        )),
+    };
+    let resolve = |key| match (key, columns.as_mut()) {
+        (KeyClause::Typed(column), _) => typed(column),
+        (KeyClause::Named(name), None) => Ok(Key { name, key_type: None, comment: None }),
+        (KeyClause::Named(name), Some(columns)) => match columns.iter().position(|column| column.name == name) {
+            Some(index) => typed(columns.remove(index)),
+            None => Err(format!("partition key '{name}' has no type: declare it as '{name} string', or among the columns")),
+        },
+    };
+    keys.into_iter().map(resolve).collect()
+}
+
+/// The type a partition key has if it is declared with this one.
+pub(super) fn key_type(data_type: &DataType) -> Option<KeyType> {
+    Some(match data_type {
+        DataType::Utf8 => KeyType::String,
+        DataType::Int8 | DataType::Int16 | DataType::Int32 => KeyType::Int,
+        DataType::Int64 => KeyType::BigInt,
+        DataType::Date32 => KeyType::Date,
+        DataType::Timestamp(_, None) => KeyType::Timestamp,
+        DataType::Boolean => KeyType::Boolean,
+        DataType::Decimal128(precision, scale) => KeyType::Decimal(*precision, *scale),
+        _ => return None,
+    })
+}
+
+fn key_clause(c: &mut Cursor<'_>) -> Result<KeyClause> {
+    match c.nth(1) {
+        Token::Comma | Token::RParen => c.identifier("a column name").map(KeyClause::Named),
+        Token::LParen => Err(c.unsupported("partition transforms are not supported: partition by columns")),
+        _ => column(c).map(KeyClause::Typed),
+    }
+}
+
+fn columns(c: &mut Cursor<'_>) -> Result<Vec<Column>> {
+    c.list(column)
+}
+
+fn column(c: &mut Cursor<'_>) -> Result<Column> {
+    let name = c.identifier("a column name")?;
+    c.eat_token(&Token::Colon);
+    let mut column = Column { name, data_type: c.data_type()?, comment: None };
+    loop {
+        if c.is("COMMENT") {
+            column.comment = c.comment_clause()?;
+        } else if !c.eat_any(&["NOT NULL", "NULL"]) {
+            // Nullability is read past: files are not checked for NULLs, and a promise that nobody keeps makes wrong rows.
+            return Ok(column);
+        }
+    }
+}
+
+/// The class name of a Parquet serde or format.
+fn parquet_class(c: &mut Cursor<'_>) -> Result<()> {
+    let at = c.position();
+    let class = c.string("a class name in quotes")?;
+    if class.to_lowercase().contains("parquet") {
+        return Ok(());
+    }
+    let error = other_format(c, &class);
+    Err(ParseError { line: at.line, column: at.column, ..error })
+}
+
+fn other_format(c: &Cursor<'_>, format: &str) -> ParseError {
+    c.unsupported(format!("format '{format}' is not supported: only PARQUET is"))
+}
+
+/// `('a' = 'b', c.d = 1, ...)`
+fn properties(c: &mut Cursor<'_>) -> Result<BTreeMap<String, String>> {
+    let pair = |c: &mut Cursor<'_>| {
+        let name = property_name(c)?;
+        c.eat_token(&Token::Eq);
+        Ok((name, value(c)?.unwrap_or_default()))
+    };
+    Ok(c.list(pair)?.into_iter().collect())
+}
+
+fn property_name(c: &mut Cursor<'_>) -> Result<String> {
+    if let Ok(name) = c.string("a property name") {
+        return Ok(name);
+    }
+    let mut name = c.exact_identifier("a property name")?;
+    while c.eat_token(&Token::Period) {
+        name = format!("{name}.{}", c.exact_identifier("a property name")?);
+    }
+    Ok(name)
+}
+
+/// A literal as text: string, number, `true`, `NULL`, `DATE '...'`, `TIMESTAMP '...'`.
+fn value(c: &mut Cursor<'_>) -> Result<PartitionValue> {
+    if c.eat("NULL") {
+        return Ok(None);
+    }
+    let _ = c.eat_any(&["DATE", "TIMESTAMP"]);
+    if c.is_any(&["TRUE", "FALSE"]) {
+        return c.identifier("a value").map(Some);
+    }
+    let sign = if c.eat_token(&Token::Minus) { "-" } else { "" };
+    if let Token::Number(digits, _) = c.nth(0) {
+        let text = format!("{sign}{digits}");
+        let number = c.nth(0).clone();
+        c.eat_token(&number);
+        return Ok(Some(text));
+    }
+    c.string("a value").map(Some)
+}
+
+fn condition(c: &mut Cursor<'_>) -> Result<Condition> {
+    let key = c.identifier("a partition key")?;
+    let comparison = match c.nth(0) {
+        Token::Eq | Token::DoubleEq => Comparison::Equal,
+        Token::Neq => Comparison::NotEqual,
+        Token::Lt => Comparison::Less,
+        Token::LtEq => Comparison::LessOrEqual,
+        Token::Gt => Comparison::Greater,
+        Token::GtEq => Comparison::GreaterOrEqual,
+        _ => return Err(c.expected("a comparison, as in (dt = '2024-01-01')")),
+    };
+    let operator = c.nth(0).clone();
+    c.eat_token(&operator);
+    Ok(Condition { key, comparison, value: value(c)? })
+}
+
+/// `PARTITION (k = v, ...) [LOCATION '...']`, without conditions other than `=`.
+fn new_partition(c: &mut Cursor<'_>) -> Result<NewPartitionSpec> {
+    c.expect("PARTITION")?;
+    let values = c.list(|c| {
+        let at = c.position();
+        let condition = condition(c)?;
+        match condition.comparison {
+            Comparison::Equal => Ok((condition.key, condition.value)),
+            _ => Err(c.invalid_at(at, format!("a new partition needs one value for key '{}': use =", condition.key))),
+        }
+    })?;
+    let location = if c.eat("LOCATION") { Some(c.string("a location in quotes")?) } else { None };
+    Ok(NewPartitionSpec { values, location })
+}
+
+fn drop_name(c: &mut Cursor<'_>) -> Result<DdlStatement> {
+    if c.eat_any(&["DATABASE", "SCHEMA"]) {
+        let if_exists = c.eat("IF EXISTS");
+        let database = database_name(c)?;
+        let cascade = c.eat("CASCADE");
+        c.eat("RESTRICT");
+        return Ok(DdlStatement::DropDatabase { database, if_exists, cascade });
+    }
+    let view = c.is("VIEW");
+    if !c.eat_any(&["TABLE", "VIEW"]) {
+        return Err(c.unsupported(format!("DROP {} is not supported: only tables, views and databases can be dropped", c.nth(0))));
+    }
+    let if_exists = c.eat("IF EXISTS");
+    let table = table_name(c)?;
+    c.eat("PURGE");
+    Ok(DdlStatement::Drop { table, if_exists, view })
+}
+
+fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
+    let table = table_name(c)?;
+    if !view && c.eat("RECOVER PARTITIONS") {
+        return Ok(DdlStatement::Repair { table, mode: RepairMode::Add });
+    }
+    let alteration = if c.eat("RENAME TO") {
+        Alteration::Rename(table_name(c)?)
+    } else if c.eat("SET TBLPROPERTIES") {
+        Alteration::SetProperties(properties(c)?)
+    } else if c.eat("UNSET TBLPROPERTIES") {
+        let if_exists = c.eat("IF EXISTS");
+        Alteration::UnsetProperties { names: c.list(property_name)?, if_exists }
+    } else if view {
+        if !c.eat("AS") {
+            return Err(c.expected("AS, RENAME TO, SET TBLPROPERTIES or UNSET TBLPROPERTIES"));
+        }
+        Alteration::Query(c.query()?)
+    } else {
+        alter_table(c)?
+    };
+    Ok(DdlStatement::Alter { table, view, alteration })
+}
+
+fn alter_table(c: &mut Cursor<'_>) -> Result<Alteration> {
+    if c.eat("SET LOCATION") {
+        return c.string("a location in quotes").map(Alteration::SetLocation);
+    }
+    if c.eat_any(&["ADD COLUMNS", "ADD COLUMN"]) {
+        let columns = if matches!(c.nth(0), Token::LParen) { columns(c)? } else { vec![column(c)?] };
+        c.eat("CASCADE");
+        c.eat("RESTRICT");
+        return Ok(Alteration::AddColumns(columns));
+    }
+    if c.is_any(&["ADD PARTITION", "ADD IF NOT EXISTS"]) {
+        c.expect("ADD")?;
+        let if_not_exists = c.eat("IF NOT EXISTS");
+        let mut partitions = vec![new_partition(c)?];
+        while c.eat_token(&Token::Comma) || c.is("PARTITION") {
+            partitions.push(new_partition(c)?);
+        }
+        return Ok(Alteration::AddPartitions { if_not_exists, partitions });
+    }
+    if c.is_any(&["DROP PARTITION", "DROP IF EXISTS PARTITION"]) {
+        c.expect("DROP")?;
+        let if_exists = c.eat("IF EXISTS");
+        let mut specs = Vec::new();
+        while specs.is_empty() || c.eat_token(&Token::Comma) {
+            c.expect("PARTITION")?;
+            specs.push(c.list(condition)?);
+        }
+        c.eat("PURGE");
+        return Ok(Alteration::DropPartitions { if_exists, specs });
+    }
+    if c.is_any(&[
+        "DROP",
+        "REPLACE",
+        "CHANGE",
+        "RENAME",
+        "PARTITION",
+        "ALTER",
+        "SET",
+        "CLUSTERED",
+        "EXCHANGE",
+        "TOUCH",
+        "ARCHIVE",
+        "COMPACT",
+    ]) {
+        return Err(c.unsupported(format!(
+            "ALTER TABLE ... {} {} is not supported: partitions can be added and dropped, columns added, properties, location and name changed",
+            c.nth(0),
+            c.nth(1)
+        )));
+    }
+    Err(c.expected("ADD, DROP, RENAME TO, SET, UNSET or RECOVER PARTITIONS"))
+}
+
+fn database_name(c: &mut Cursor<'_>) -> Result<DatabaseName> {
+    let first = c.identifier("a database name")?;
+    if c.eat_token(&Token::Period) {
+        return Ok(DatabaseName { catalog: Some(first), name: c.identifier("a database name")? });
+    }
+    Ok(DatabaseName { catalog: None, name: first })
+}
+
+fn table_name(c: &mut Cursor<'_>) -> Result<TableName> {
+    let mut parts = vec![c.identifier("a table name")?];
+    while parts.len() < 3 && c.eat_token(&Token::Period) {
+        parts.push(c.identifier("a table name")?);
+    }
+    let name = parts.pop().unwrap_or_default();
+    let database = parts.pop();
+    Ok(TableName { catalog: parts.pop(), database, name })
+}

@@ -1,0 +1,477 @@
+//! What can be said about names. `Display` prints statements that recreate things, in Hive's spelling; [`parse`](super::parse) reads
+//! them back as the same statement.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+
+use super::types::type_name;
+use crate::catalog::{CATALOG, KeyType, TableKind, TableMeta};
+use crate::predicate::Comparison;
+
+/// One statement that shows or changes names.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DdlStatement {
+    /// `USE db`
+    Use(DatabaseName),
+    /// `SHOW CATALOGS`
+    ShowCatalogs {
+        /// Only names like this.
+        like: Option<Pattern>,
+    },
+    /// `SHOW DATABASES`
+    ShowDatabases {
+        /// Of this catalog instead of `hive`.
+        catalog: Option<String>,
+        /// Only names like this.
+        like: Option<Pattern>,
+    },
+    /// `SHOW TABLES`, `SHOW VIEWS`
+    ShowTables {
+        /// Of this database instead of the current one.
+        database: Option<DatabaseName>,
+        /// Only names like this.
+        like: Option<Pattern>,
+        /// Whether tables are left out.
+        views_only: bool,
+    },
+    /// `SHOW COLUMNS`
+    ShowColumns(TableName),
+    /// `SHOW PARTITIONS`
+    ShowPartitions {
+        /// The table.
+        table: TableName,
+        /// All must hold.
+        conditions: Vec<Condition>,
+    },
+    /// `SHOW CREATE TABLE`, `SHOW CREATE VIEW`
+    ShowCreate(TableName),
+    /// `DESCRIBE`
+    Describe {
+        /// The table or view.
+        table: TableName,
+        /// Whether location, properties and sizes follow the columns.
+        extended: bool,
+    },
+    /// `DESCRIBE DATABASE`
+    DescribeDatabase(DatabaseName),
+    /// `CREATE DATABASE`
+    CreateDatabase(CreateDatabase),
+    /// `DROP DATABASE`
+    DropDatabase {
+        /// Its name.
+        database: DatabaseName,
+        /// Whether its absence is fine.
+        if_exists: bool,
+        /// Whether its tables go with it.
+        cascade: bool,
+    },
+    /// `CREATE TABLE`
+    CreateTable(CreateTable),
+    /// `CREATE VIEW`
+    CreateView(CreateView),
+    /// `DROP TABLE`, `DROP VIEW`
+    Drop {
+        /// Its name.
+        table: TableName,
+        /// Whether its absence is fine.
+        if_exists: bool,
+        /// Whether `VIEW` was said.
+        view: bool,
+    },
+    /// `ALTER TABLE`, `ALTER VIEW`
+    Alter {
+        /// Its name.
+        table: TableName,
+        /// Whether `VIEW` was said.
+        view: bool,
+        /// What changes.
+        alteration: Alteration,
+    },
+    /// `MSCK REPAIR TABLE`, `ALTER TABLE t RECOVER PARTITIONS`
+    Repair {
+        /// The table.
+        table: TableName,
+        /// Which differences count.
+        mode: RepairMode,
+    },
+}
+
+/// What an `ALTER` changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Alteration {
+    /// `ADD PARTITION`
+    AddPartitions {
+        /// Whether partitions that exist are left alone instead of being an error.
+        if_not_exists: bool,
+        /// The partitions.
+        partitions: Vec<NewPartitionSpec>,
+    },
+    /// `DROP PARTITION`; partitions that satisfy all conditions of any list go.
+    DropPartitions {
+        /// Whether a list that no partition satisfies is fine.
+        if_exists: bool,
+        /// One list per `PARTITION (...)`.
+        specs: Vec<Vec<Condition>>,
+    },
+    /// `RENAME TO`
+    Rename(TableName),
+    /// `ADD COLUMNS`
+    AddColumns(Vec<Column>),
+    /// `SET TBLPROPERTIES`
+    SetProperties(BTreeMap<String, String>),
+    /// `UNSET TBLPROPERTIES`
+    UnsetProperties {
+        /// Names of the properties.
+        names: Vec<String>,
+        /// Whether an absent one is fine.
+        if_exists: bool,
+    },
+    /// `SET LOCATION`
+    SetLocation(String),
+    /// `ALTER VIEW ... AS`
+    Query(String),
+}
+
+/// Which differences between the directory and the catalog `MSCK` mends. Files inside known partitions are brought up to date in
+/// every mode: Hive, which lists at query time, needs no statement for those.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairMode {
+    /// Directories without a partition.
+    Add,
+    /// Partitions without a directory.
+    Drop,
+    /// Both.
+    Sync,
+}
+
+/// A database, perhaps with its catalog. Names are lower-case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseName {
+    /// Catalog, if said.
+    pub catalog: Option<String>,
+    /// The database.
+    pub name: String,
+}
+
+/// A table or view, perhaps with its database and catalog. Names are lower-case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableName {
+    /// Catalog, if said.
+    pub catalog: Option<String>,
+    /// Database, if said.
+    pub database: Option<String>,
+    /// The table.
+    pub name: String,
+}
+
+/// A column as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Lower-case name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// What the user said about it.
+    pub comment: Option<String>,
+}
+
+impl Column {
+    /// The column as a nullable Arrow field whose metadata holds the comment.
+    pub fn to_field(&self) -> Field {
+        let field = Field::new(&self.name, self.data_type.clone(), true);
+        match &self.comment {
+            Some(comment) => field.with_metadata([("comment".to_owned(), comment.clone())].into()),
+            None => field,
+        }
+    }
+
+    /// The column that an Arrow field stands for.
+    pub fn from_field(field: &Field) -> Self {
+        Self { name: field.name().clone(), data_type: field.data_type().clone(), comment: field.metadata().get("comment").cloned() }
+    }
+}
+
+/// The schema of some columns.
+pub fn schema_of(columns: &[Column]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(Column::to_field).collect::<Vec<_>>()))
+}
+
+/// A partition key as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Lower-case name.
+    pub name: String,
+    /// Its type; none if only the name was given and no column has it: then the directories tell.
+    pub key_type: Option<KeyType>,
+    /// What the user said about it.
+    pub comment: Option<String>,
+}
+
+/// `CREATE TABLE`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateTable {
+    /// Its name.
+    pub table: TableName,
+    /// Whether its presence is fine.
+    pub if_not_exists: bool,
+    /// Whether `EXTERNAL` was said.
+    pub external: bool,
+    /// Columns without partition keys; none if the files tell.
+    pub columns: Option<Vec<Column>>,
+    /// Partition keys; none if `PARTITIONED BY` was not said.
+    pub keys: Option<Vec<Key>>,
+    /// Whether the keys were named but their types left to the columns or the directories (DataFusion, Spark), not typed (Hive).
+    pub keys_by_name: bool,
+    /// What the user said about it.
+    pub comment: Option<String>,
+    /// Where its files lie, as written.
+    pub location: Option<String>,
+    /// `TBLPROPERTIES` and `OPTIONS`.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl CreateTable {
+    /// The statement that recreates a table, though not the partitions that lie outside of its location.
+    pub fn of(table: &TableMeta) -> Self {
+        let keys = table.keys.iter().map(|key| Key { name: key.name.clone(), key_type: Some(key.key_type), comment: key.comment.clone() });
+        let keys: Vec<_> = keys.collect();
+        Self {
+            table: TableName::of(table),
+            if_not_exists: false,
+            external: table.kind == TableKind::External,
+            columns: Some(table.schema.fields().iter().map(|field| Column::from_field(field)).collect()),
+            keys: (!keys.is_empty()).then_some(keys),
+            keys_by_name: false,
+            comment: table.comment.clone(),
+            location: (table.kind == TableKind::External).then(|| table.location.clone()),
+            properties: table.properties.clone(),
+        }
+    }
+}
+
+/// `CREATE VIEW`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateView {
+    /// Its name.
+    pub view: TableName,
+    /// Whether a view of that name is replaced.
+    pub or_replace: bool,
+    /// Whether its presence is fine.
+    pub if_not_exists: bool,
+    /// Names for the query's columns; empty for its own.
+    pub columns: Vec<ViewColumn>,
+    /// What the user said about it.
+    pub comment: Option<String>,
+    /// `TBLPROPERTIES`.
+    pub properties: BTreeMap<String, String>,
+    /// The query as written.
+    pub query: String,
+}
+
+/// A column of a view, as declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewColumn {
+    /// Lower-case name.
+    pub name: String,
+    /// What the user said about it.
+    pub comment: Option<String>,
+}
+
+impl CreateView {
+    /// The statement that recreates a view; columns are listed only if there is a comment to keep.
+    pub fn of(table: &TableMeta) -> Option<Self> {
+        let view = table.view.as_ref()?;
+        let columns = table.schema.fields().iter().map(|field| Column::from_field(field));
+        let columns: Vec<_> = columns.map(|Column { name, comment, .. }| ViewColumn { name, comment }).collect();
+        Some(Self {
+            view: TableName::of(table),
+            or_replace: false,
+            if_not_exists: false,
+            columns: if columns.iter().any(|column| column.comment.is_some()) { columns } else { Vec::new() },
+            comment: table.comment.clone(),
+            properties: table.properties.clone(),
+            query: view.sql.clone(),
+        })
+    }
+}
+
+/// `CREATE DATABASE`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateDatabase {
+    /// Its name.
+    pub database: DatabaseName,
+    /// Whether its presence is fine.
+    pub if_not_exists: bool,
+    /// What the user said about it.
+    pub comment: Option<String>,
+    /// Where its managed tables go, as written.
+    pub location: Option<String>,
+}
+
+/// Value of a partition key as text; `None` is NULL. The key's type reads it.
+pub type PartitionValue = Option<String>;
+
+/// One partition of `ADD PARTITION`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPartitionSpec {
+    /// Key names and values, in any order.
+    pub values: Vec<(String, PartitionValue)>,
+    /// Where its files lie, as written; by default a directory of the table.
+    pub location: Option<String>,
+}
+
+/// One comparison in `PARTITION (...)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Lower-case key name.
+    pub key: String,
+    /// `key` op `value`.
+    pub comparison: Comparison,
+    /// The value; `= NULL` is true of NULL keys here, as in Spark.
+    pub value: PartitionValue,
+}
+
+/// A pattern for names: SQL's `%` and `_`, or Hive's `*` and `|`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern(pub String);
+
+impl Pattern {
+    /// Whether a lower-case name is like this. `_` is itself in a pattern of Hive's, where it is a common letter of names.
+    pub fn matches(&self, name: &str) -> bool {
+        let hive = self.0.contains(['*', '|']);
+        let name: Vec<char> = name.chars().collect();
+        let pattern = self.0.to_lowercase();
+        let mut choices: Box<dyn Iterator<Item = &str>> =
+            if hive { Box::new(pattern.split('|')) } else { Box::new(std::iter::once(pattern.as_str())) };
+        choices.any(|choice| glob(&choice.chars().collect::<Vec<_>>(), &name, |c| c == '%' || (hive && c == '*'), |c| !hive && c == '_'))
+    }
+}
+
+/// Matches greedily and goes back to the last "any" when stuck: at most pattern x name steps.
+fn glob(pattern: &[char], name: &[char], any: impl Fn(char) -> bool, one: impl Fn(char) -> bool) -> bool {
+    let (mut p, mut n, mut retry) = (0, 0, None);
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(&c) if any(c) => {
+                retry = Some((p + 1, n));
+                p += 1;
+            }
+            Some(&c) if one(c) || c == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => {
+                let Some((after, from)) = retry else { return false };
+                retry = Some((after, from + 1));
+                p = after;
+                n = from + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|&c| any(c))
+}
+
+impl TableName {
+    /// The full name of a table.
+    pub fn of(table: &TableMeta) -> Self {
+        Self { catalog: Some(CATALOG.to_owned()), database: Some(table.database.clone()), name: table.name.clone() }
+    }
+}
+
+impl fmt::Display for DatabaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.catalog.iter().try_for_each(|catalog| write!(f, "{catalog}."))?;
+        f.write_str(&self.name)
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let qualifiers = self.catalog.iter().chain(&self.database);
+        qualifiers.map(String::as_str).try_for_each(|part| write!(f, "{part}."))?;
+        f.write_str(&self.name)
+    }
+}
+
+/// A name in back quotes.
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+/// A table's name with every part in back quotes.
+fn quoted_table(table: &TableName) -> String {
+    let parts = table.catalog.iter().chain(&table.database).chain([&table.name]);
+    parts.map(|part| quoted(part)).collect::<Vec<_>>().join(".")
+}
+
+/// A string literal.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn comment_clause(comment: Option<&String>) -> String {
+    comment.map_or_else(String::new, |comment| format!(" COMMENT {}", literal(comment)))
+}
+
+fn write_lines(f: &mut fmt::Formatter<'_>, lines: impl Iterator<Item = String>) -> fmt::Result {
+    write!(f, "(\n  {}\n)", lines.collect::<Vec<_>>().join(",\n  "))
+}
+
+fn write_properties(f: &mut fmt::Formatter<'_>, properties: &BTreeMap<String, String>) -> fmt::Result {
+    if properties.is_empty() {
+        return Ok(());
+    }
+    f.write_str("\nTBLPROPERTIES ")?;
+    write_lines(f, properties.iter().map(|(name, value)| format!("{} = {}", literal(name), literal(value))))
+}
+
+impl fmt::Display for CreateTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let external = if self.external { "EXTERNAL " } else { "" };
+        let unless = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
+        write!(f, "CREATE {external}TABLE {unless}{}", quoted_table(&self.table))?;
+        let column = |name: &str, data_type: &DataType, comment: Option<&String>| {
+            format!("{} {}{}", quoted(name), type_name(data_type), comment_clause(comment))
+        };
+        if let Some(columns) = &self.columns {
+            f.write_str(" ")?;
+            write_lines(f, columns.iter().map(|c| column(&c.name, &c.data_type, c.comment.as_ref())))?;
+        }
+        if let Some(comment) = &self.comment {
+            write!(f, "\nCOMMENT {}", literal(comment))?;
+        }
+        if let Some(keys) = &self.keys {
+            f.write_str("\nPARTITIONED BY ")?;
+            let key = |key: &Key| match key.key_type {
+                Some(key_type) => column(&key.name, &key_type.data_type(), key.comment.as_ref()),
+                None => quoted(&key.name),
+            };
+            write_lines(f, keys.iter().map(key))?;
+        }
+        f.write_str("\nSTORED AS PARQUET")?;
+        if let Some(location) = &self.location {
+            write!(f, "\nLOCATION {}", literal(location))?;
+        }
+        write_properties(f, &self.properties)
+    }
+}
+
+impl fmt::Display for CreateView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let replace = if self.or_replace { "OR REPLACE " } else { "" };
+        let unless = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
+        write!(f, "CREATE {replace}VIEW {unless}{}", quoted_table(&self.view))?;
+        if !self.columns.is_empty() {
+            f.write_str(" ")?;
+            write_lines(f, self.columns.iter().map(|c| format!("{}{}", quoted(&c.name), comment_clause(c.comment.as_ref()))))?;
+        }
+        if let Some(comment) = &self.comment {
+            write!(f, "\nCOMMENT {}", literal(comment))?;
+        }
+        write_properties(f, &self.properties)?;
+        write!(f, "\nAS {}", self.query)
+    }
+}

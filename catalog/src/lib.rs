@@ -1,0 +1,23 @@
+//! What a name means: databases, tables, partitions, files and statistics; where they are kept; how a scan is planned from them.
+//!
+//! Reading order: [`catalog`] (the trait and its words), [`predicate`] (what a store can be asked), `store/` (SQLite), `ddl/` (the
+//! statements that change names), `discover` (what files say of themselves), `prune` and `provider` (the bridge to DataFusion).
+//!
+//! Admission test: *does it say what a name means?*
+
+pub mod catalog;
+pub mod ddl;
+pub mod discover;
+pub mod error;
+pub mod keys;
+pub mod names;
+pub mod predicate;
+pub mod provider;
+pub mod prune;
+pub mod scan;
+pub mod store;
+
+pub use catalog::Catalog;
+pub use error::{Error, Result};
+pub use predicate::{Comparison, KeyPredicate};
+pub use store::SqliteCatalog;

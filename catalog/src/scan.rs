@@ -1,0 +1,316 @@
+//! From a table's files to a plan that reads them, and what is said about it.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use chrono::DateTime;
+use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, ColumnStatistics, DFSchema, ScalarValue, Statistics};
+use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileGroupPartitioner, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::physical_expr::expressions;
+use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use object_store::ObjectMeta;
+use parking_lot::Mutex;
+use url::{Position, Url};
+
+use crate::catalog::{NewFile, TableKind, TableMeta};
+use crate::discover::{name_in_files, object_path};
+use crate::error::{Error, Result};
+use crate::prune::unqualified;
+
+/// Bytes below which a scan is not cut into one more group: reading them takes less time than starting a task.
+const GROUP_BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// What a scan leaves out; one line of `EXPLAIN`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScanReport {
+    /// `database.table`.
+    pub table: String,
+    /// Partitions that are read.
+    pub partitions: u64,
+    /// Partitions of the table.
+    pub partitions_total: u64,
+    /// Files that are read.
+    pub files: u64,
+    /// Files of the table.
+    pub files_total: u64,
+    /// Bytes of the files that are read.
+    pub bytes: u64,
+}
+
+impl fmt::Display for ScanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { table, partitions, partitions_total, files, files_total, bytes } = self;
+        write!(f, "{table}: {partitions} of {partitions_total} partitions, {files} of {files_total} files, {bytes} bytes")
+    }
+}
+
+/// Where scans report while a plan is made. A session that has it as an extension of its `SessionConfig` gets the reports; the table's
+/// totals cost one more query of the store, so others do without.
+#[derive(Debug, Default)]
+pub struct ScanReports(Mutex<Vec<ScanReport>>);
+
+impl ScanReports {
+    pub(crate) fn add(&self, report: ScanReport) {
+        self.0.lock().push(report);
+    }
+
+    /// The reports so far, in the order of planning.
+    pub fn take(&self) -> Vec<ScanReport> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// Refuses a plan with a leaf that the staged engine cannot cut into partitions: each of its tasks would read such a leaf as a whole.
+pub fn check_leaves(plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+    let mut strange = None;
+    plan.apply(|node| {
+        if node.children().is_empty() && !is_known_leaf(node.as_ref()) {
+            strange = Some(node.name().to_owned());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })
+    .map_err(|error| Error::Internal(error.strip_backtrace()))?;
+    match strange {
+        Some(name) => Err(Error::Internal(format!("plan has a leaf '{name}', which executors cannot share"))),
+        None => Ok(()),
+    }
+}
+
+fn is_known_leaf(node: &dyn ExecutionPlan) -> bool {
+    match node.downcast_ref::<DataSourceExec>() {
+        Some(scan) => scan.data_source().is::<FileScanConfig>() || scan.data_source().is::<MemorySourceConfig>(),
+        None => node.is::<EmptyExec>() || node.is::<PlaceholderRowExec>(),
+    }
+}
+
+/// A file with what holds for each of its rows.
+#[derive(Debug, Clone)]
+pub(crate) struct ScanFile {
+    pub(crate) file: NewFile,
+    /// Of its partition.
+    pub(crate) values: Vec<ScalarValue>,
+    /// By column of the table, keys included.
+    statistics: Statistics,
+}
+
+impl ScanFile {
+    pub(crate) fn new(table: &TableMeta, file: NewFile, values: Vec<ScalarValue>) -> Self {
+        let rows = file.rows.and_then(|rows| usize::try_from(rows).ok()).map_or(Precision::Absent, Precision::Exact);
+        let recorded = file.statistics.clone().unwrap_or_default();
+        let mut columns = recorded.column_statistics;
+        // Nothing was recorded of columns that came later.
+        columns.resize_with(table.schema.fields().len(), ColumnStatistics::new_unknown);
+        columns.extend(values.iter().map(|value| constant_column(value, rows)));
+        let statistics = Statistics { num_rows: rows, total_byte_size: recorded.total_byte_size, column_statistics: columns };
+        Self { file, values, statistics }
+    }
+}
+
+/// Statistics of a column with the same value in every row. DataFusion's own for partition columns take NULL for a value.
+fn constant_column(value: &ScalarValue, rows: Precision<usize>) -> ColumnStatistics {
+    if value.is_null() {
+        return ColumnStatistics { null_count: rows, ..ColumnStatistics::new_unknown() };
+    }
+    ColumnStatistics {
+        null_count: Precision::Exact(0),
+        min_value: Precision::Exact(value.clone()),
+        max_value: Precision::Exact(value.clone()),
+        distinct_count: Precision::Exact(1),
+        ..ColumnStatistics::new_unknown()
+    }
+}
+
+/// Drops files whose statistics show that no row satisfies all of `filters`.
+pub(crate) fn prune_files(state: &dyn Session, schema: &SchemaRef, filters: &[Expr], files: Vec<ScanFile>) -> Vec<ScanFile> {
+    let keeps = || {
+        let filter = unqualified(conjunction(filters.iter().cloned())?).ok()?;
+        let filter = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(schema)).ok()?).ok()?;
+        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(filter)?;
+        predicate.prune(&FileStatistics { schema, files: &files }).ok()
+    };
+    // A filter that statistics cannot answer keeps everything; it is evaluated on the rows.
+    match keeps() {
+        Some(keeps) => files.into_iter().zip(keeps).filter_map(|(file, keep)| keep.then_some(file)).collect(),
+        None => files,
+    }
+}
+
+/// Statistics of files as arrays. Unlike DataFusion's own, it uses inexact bounds, which discovery records only where they are bounds.
+struct FileStatistics<'a> {
+    schema: &'a Schema,
+    files: &'a [ScanFile],
+}
+
+impl FileStatistics<'_> {
+    fn bounds(&self, column: &Column, bound: impl Fn(&ColumnStatistics) -> &Precision<ScalarValue>) -> Option<ArrayRef> {
+        let (index, field) = self.schema.column_with_name(column.name())?;
+        let null = ScalarValue::try_from(field.data_type()).ok()?;
+        let values = self.files.iter().map(|file| {
+            let value = bound(&file.statistics.column_statistics[index]).get_value();
+            value.filter(|value| value.data_type() == *field.data_type()).unwrap_or(&null).clone()
+        });
+        ScalarValue::iter_to_array(values).ok()
+    }
+}
+
+impl PruningStatistics for FileStatistics<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |statistics| &statistics.min_value)
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |statistics| &statistics.max_value)
+    }
+
+    fn num_containers(&self) -> usize {
+        self.files.len()
+    }
+
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let (index, _) = self.schema.column_with_name(column.name())?;
+        Some(counts(self.files.iter().map(|file| file.statistics.column_statistics[index].null_count)))
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        Some(counts(self.files.iter().map(|file| file.statistics.num_rows)))
+    }
+
+    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+fn counts(values: impl Iterator<Item = Precision<usize>>) -> ArrayRef {
+    let exact = |count| match count {
+        Precision::Exact(count) => u64::try_from(count).ok(),
+        Precision::Inexact(_) | Precision::Absent => None,
+    };
+    Arc::new(values.map(exact).collect::<UInt64Array>())
+}
+
+/// The files that are enough for `limit` rows of any kind.
+pub(crate) fn enough_files(mut files: Vec<ScanFile>, limit: usize) -> Vec<ScanFile> {
+    let mut rows = 0;
+    let enough = files.iter().position(|file| {
+        rows += file.statistics.num_rows.get_value().copied().unwrap_or_default();
+        rows >= limit
+    });
+    if let Some(last) = enough {
+        files.truncate(last + 1);
+    }
+    files
+}
+
+/// The plan that reads `files`, which belong to `table`.
+///
+/// Shape: as many partitions as the session has target partitions, fewer if there is little to read; equal bytes in each.
+/// Errors: `Unsupported` if a file lies in another object store than the table.
+pub(crate) async fn read_files(
+    state: &dyn Session,
+    table: &TableMeta,
+    schema: &SchemaRef,
+    files: Vec<ScanFile>,
+    projection: Option<&Vec<usize>>,
+    limit: Option<usize>,
+) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let all = (0..schema.fields().len()).collect::<Vec<_>>();
+    let projection = projection.unwrap_or(&all);
+    if files.is_empty() {
+        return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
+    }
+    let statistics = merged_statistics(table, schema, &files)?;
+    let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
+    let store = &base[..Position::BeforePath];
+    let files = files.into_iter().map(|file| partitioned_file(store, file)).collect::<Result<Vec<_>>>()?;
+
+    // Files have their own spelling of names; the projection gives columns the names that queries use.
+    let in_files = |field: &Arc<Field>| Field::new(name_in_files(field), field.data_type().clone(), true);
+    let columns = Arc::new(Schema::new(table.schema.fields().iter().map(in_files).collect::<Vec<_>>()));
+    let keys = schema.fields()[columns.fields().len()..].iter().map(Arc::clone).collect::<Vec<_>>();
+    let source = ParquetSource::new(TableSchema::builder(columns).with_table_partition_cols(keys).build());
+    let full = Arc::clone(source.table_schema().table_schema());
+    let column = |index: usize| Arc::new(expressions::Column::new(full.field(index).name(), index));
+    let projection = projection.iter().map(|&index| ProjectionExpr::new(column(index), schema.field(index).name()));
+    let source = source
+        .try_pushdown_projection(&ProjectionExprs::new(projection))?
+        .ok_or_else(|| Error::Internal("Parquet scan refused a projection".to_owned()))?;
+
+    let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(store)?, source)
+        .with_file_groups(balanced_groups(files, state.config().target_partitions()))
+        .with_statistics(statistics)
+        .with_limit(limit)
+        .build();
+    let format = ParquetFormat::default().with_options(state.default_table_options().parquet);
+    format.create_physical_plan(state, config).await
+}
+
+/// Statistics of all files together.
+///
+/// Files of external tables may be replaced behind our back, so that theirs are good for estimates only. Rows are never counted by them.
+fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
+    let merged = Statistics::try_merge_iter(files.iter().map(|file| &file.statistics), schema)?;
+    Ok(if table.kind == TableKind::Managed { merged } else { merged.to_inexact() })
+}
+
+/// Statistics stay here: the file has been pruned with them, and they would travel with the plan to every task.
+fn partitioned_file(store: &str, ScanFile { file, values, .. }: ScanFile) -> Result<PartitionedFile> {
+    if !file.url.strip_prefix(store).is_some_and(|path| path.starts_with('/')) {
+        return Err(Error::Unsupported(format!("file {} does not lie in the object store of its table, '{store}'", file.url)));
+    }
+    let meta = ObjectMeta {
+        location: object_path(&file.url)?,
+        last_modified: DateTime::from_timestamp_millis(file.modified_ms).unwrap_or_default(),
+        // Readers look for the footer at this size, so that a file that was replaced is noticed.
+        size: file.size,
+        e_tag: file.etag,
+        version: None,
+    };
+    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values))
+}
+
+/// Cuts files, in order, into groups of equal bytes; large files are cut into ranges.
+fn balanced_groups(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
+    let bytes = files.iter().map(|file| file.object_meta.size).sum::<u64>();
+    let count = usize::try_from(bytes.div_ceil(GROUP_BYTES_MIN)).unwrap_or(usize::MAX).clamp(1, target.max(1));
+    let whole = vec![FileGroup::new(files)];
+    let groups = FileGroupPartitioner::new()
+        .with_target_partitions(count)
+        .with_repartition_file_min_size(0)
+        .repartition_file_groups(&whole)
+        .filter(|_| count > 1);
+    let without_whole_ranges = |group: FileGroup| {
+        let files = group.into_inner().into_iter().map(|mut file| {
+            if file.range() == (0, file.object_meta.size) {
+                file.range = None;
+            }
+            file
+        });
+        FileGroup::new(files.collect())
+    };
+    groups.map_or(whole, |groups| groups.into_iter().map(without_whole_ranges).collect())
+}
+
+#[cfg(test)]
+mod tests;
