@@ -1,0 +1,156 @@
+//! Puts an executor together and runs it until it is told to stop.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ballista_core::config::TaskSchedulingPolicy;
+use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
+use ballista_executor::health::ExecutorHealth;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+use windlass_engine::process::{Stop, reserve_port, stop_requested};
+use windlass_engine::session::session_config;
+use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtime, functions};
+
+use crate::config::ExecutorConfig;
+use crate::connections::Connections;
+use crate::error::{Error, Result};
+use crate::flight;
+use crate::health::{Health, install_metrics, routes};
+use crate::task::TaskEngine;
+use crate::work_dir::WorkDir;
+
+/// Seconds between heartbeats. The scheduler gives an executor up after four; the executor gives the scheduler up after five.
+const HEARTBEAT_S: u64 = 3;
+
+/// How executors introduce themselves.
+const USER_AGENT: &str = concat!("windlass-executor/", env!("CARGO_PKG_VERSION"));
+
+/// Seconds between looks for files of forgotten queries.
+const CLEANUP_INTERVAL_S: u64 = 600;
+
+/// Pause between two tries to reach the scheduler.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Runs an executor until a signal, the scheduler, or, with `exit_with_parent`, the end of standard input stops it.
+pub async fn run(config: ExecutorConfig, exit_with_parent: bool) -> Result<()> {
+    let id = uuid::Uuid::new_v4().to_string();
+    let locations = Locations::new(config.allowed_locations.iter().cloned())?;
+    let work_dir = WorkDir::create(&config.work_dir, &id)?;
+    let options = RuntimeOptions {
+        memory_limit_bytes: config.memory_limit_bytes,
+        spill_dir: work_dir.spill(),
+        spill_limit_bytes: config.spill_limit_bytes,
+        metadata_cache_bytes: config.metadata_cache_bytes,
+    };
+    let runtime = build_runtime(&options, &locations)?;
+    let (shuffle_listener, port) = listen(config.bind_host, config.port, "port")?;
+    let (http_listener, http_port) = listen(config.bind_host, config.http_port, "http_port")?;
+    let grpc_port = match config.grpc_port {
+        0 => reserve_port(config.bind_host).map_err(|cause| system("find a free port", cause))?,
+        port => port,
+    };
+
+    let heartbeat = ExecutorHealth::new();
+    let metrics = install_metrics().map_err(|error| system("start metrics", std::io::Error::other(error)))?;
+    let health = Health { heartbeat: heartbeat.clone(), runtime: Arc::clone(&runtime), slots: config.slots, metrics };
+    let http_listener = tokio::net::TcpListener::from_std(http_listener).map_err(|cause| system("serve HTTP", cause))?;
+    let http = tokio::spawn(axum::serve(http_listener, routes(health)).into_future());
+
+    let (scheduler_host, scheduler_port) = config.scheduler_address()?;
+    let shuffle_failed = Arc::new(AtomicBool::new(false));
+    let slots = config.slots;
+    let process = ExecutorProcessConfig {
+        // Random: a scheduler refuses a second executor of the same id, and a restarted one has lost its files.
+        executor_id: id.clone(),
+        bind_host: match config.bind_host {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        },
+        // Without it the scheduler would have to guess from the connection, and panics where it cannot.
+        external_host: Some(config.advertised_host.clone().unwrap_or_else(|| config.bind_host.to_string())),
+        port,
+        grpc_port,
+        scheduler_host: scheduler_host.to_owned(),
+        scheduler_port,
+        vcores: slots,
+        // Pull mode polls every 50 ms and cannot cancel.
+        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        work_dir: Some(work_dir.shuffle().display().to_string()),
+        job_data_ttl_seconds: config.job_data_ttl_s,
+        job_data_clean_up_interval_seconds: CLEANUP_INTERVAL_S,
+        grpc_max_decoding_message_size: MESSAGE_BYTES_MAX as u32,
+        grpc_max_encoding_message_size: MESSAGE_BYTES_MAX as u32,
+        executor_heartbeat_interval_seconds: HEARTBEAT_S,
+        memory_pool_size: Some(config.memory_limit_bytes),
+        override_function_registry: Some(Arc::new(functions::registry())),
+        // One for all tasks: files, footer cache and spill limit are the process's. Ballista gives each task a pool of its own.
+        override_runtime_producer: Some(Arc::new(move |_| Ok(Arc::clone(&runtime)))),
+        override_config_producer: Some(Arc::new(move || session_config(slots))),
+        override_arrow_flight_service: Some(flight::provider(shuffle_listener, Arc::clone(&shuffle_failed))),
+        override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start()))),
+        // The scheduler shows it, and turns other versions away.
+        override_create_grpc_client_endpoint: Some(Arc::new(|endpoint| Ok(endpoint.user_agent(USER_AGENT)?))),
+        health: heartbeat.clone(),
+        ..ExecutorProcessConfig::default()
+    };
+
+    let stop = stop_requested(exit_with_parent);
+    tokio::pin!(stop);
+    tokio::select! {
+        reached = reach_scheduler(&config) => reached?,
+        stop = &mut stop => return stop.map(drop).map_err(|cause| system("listen for signals", cause)),
+    }
+    info!(%id, scheduler = config.scheduler, port, grpc_port, http_port, slots, memory_bytes = config.memory_limit_bytes, "executor starts");
+
+    let running = start_executor_process(Arc::new(process));
+    tokio::pin!(running);
+    let stopped = tokio::select! {
+        ended = &mut running => ended.map(|()| None)?,
+        stop = &mut stop => Some(stop.map_err(|cause| system("listen for signals", cause))?),
+    };
+    info!(?stopped, "executor stops");
+    match stopped {
+        // Ballista saw the signal too: it has told the scheduler and waits for its tasks.
+        Some(Stop::Signal) => match tokio::time::timeout(Duration::from_secs(config.drain_timeout_s), running).await {
+            Ok(ended) => ended?,
+            Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks did not end in time; they will run again elsewhere"),
+        },
+        Some(Stop::Orphaned) => info!("the parent process is gone"),
+        None if shuffle_failed.load(Ordering::Acquire) => return Err(Error::ShuffleServer),
+        None if !heartbeat.is_ready() => return Err(Error::LostScheduler { scheduler: config.scheduler }),
+        None => info!("the scheduler stopped this executor"),
+    }
+    http.abort();
+    Ok(())
+}
+
+fn system(action: &'static str, cause: std::io::Error) -> Error {
+    Error::System { action, cause }
+}
+
+/// Binds now, so that a taken port is an error at the start and port 0 has a number to advertise.
+fn listen(host: IpAddr, port: u16, setting: &'static str) -> Result<(TcpListener, u16)> {
+    let address = SocketAddr::new(host, port);
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        Ok((listener, port))
+    });
+    bound.map_err(|cause| Error::Listen { address, setting, cause })
+}
+
+/// Waits until the scheduler's port answers: Ballista's own wait never gives up.
+async fn reach_scheduler(config: &ExecutorConfig) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(config.scheduler_wait_s);
+    loop {
+        match timeout_at(deadline, TcpStream::connect(&config.scheduler)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(_)) if Instant::now() + RETRY < deadline => sleep(RETRY).await,
+            _ => return Err(Error::NoScheduler { scheduler: config.scheduler.clone(), waited_s: config.scheduler_wait_s }),
+        }
+    }
+}
