@@ -1,0 +1,240 @@
+//! Whether a job's graph still adds up after tasks were lost. Pure.
+//!
+//! When Ballista rolls back a stage that had finished some of its tasks, the outputs of those tasks stay listed as inputs of the next
+//! stage; the stage then runs again from its first task, and the next stage would read those rows twice. Nothing that is public can unlist
+//! them, so such a job is held back here and started again by its run.
+//!
+//! A stage that was rolled back also numbers its tasks from 0 again, and files are named after tasks. Ballista's reader takes a file that
+//! exists on its own disk for the one it was told of, so what a cancelled task left there would hide the rows that its successor wrote on
+//! another executor. [`skip_task_ids`] keeps numbers from being used twice.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use ballista_core::serde::protobuf::failed_task::FailedReason;
+use ballista_core::serde::protobuf::task_status::Status;
+use ballista_core::serde::protobuf::{FailedTask, TaskKilled};
+use ballista_scheduler::state::execution_graph::create_task_info;
+use ballista_scheduler::state::execution_stage::{ExecutionStage, RunningStage, StageOutput};
+
+/// The stages of a graph, by id.
+pub type Stages = HashMap<usize, ExecutionStage>;
+
+/// Task, executor, output partition and file of one published output.
+type Output<'a> = (usize, &'a str, usize, Option<u64>);
+
+/// Whether any task of the graph was ever lost, failed or rolled back. If not, the graph is sound.
+pub fn is_disturbed(stages: &Stages) -> bool {
+    stages.values().any(|stage| {
+        let failed = |task: &ballista_scheduler::state::execution_stage::TaskInfo| matches!(task.task_status, Status::Failed(_));
+        attempt(stage) > 0 || stage.task_infos().is_some_and(|tasks| tasks.iter().any(failed))
+    })
+}
+
+/// Changes when a stage changes its state or attempt: only then can a sound graph become unsound.
+pub fn fingerprint(stages: &Stages) -> u64 {
+    // A sum, because the map has no order.
+    stages.iter().fold(0, |sum: u64, (id, stage)| {
+        let mut hasher = DefaultHasher::new();
+        (id, stage.variant_name(), attempt(stage)).hash(&mut hasher);
+        sum.wrapping_add(hasher.finish())
+    })
+}
+
+/// The first consumer and producer whose idea of the rows between them differs.
+///
+/// A stage that can run must have exactly the outputs of its producers' successful tasks; one that waits must have none that no successful
+/// task of the producer's present attempt made.
+pub fn inconsistent_input(stages: &Stages) -> Option<(usize, usize)> {
+    let mut ids: Vec<_> = stages.keys().copied().collect();
+    ids.sort_unstable();
+    ids.into_iter().find_map(|consumer| {
+        let (inputs, ready) = match &stages[&consumer] {
+            ExecutionStage::UnResolved(stage) => (&stage.inputs, false),
+            ExecutionStage::Resolved(stage) => (&stage.inputs, true),
+            ExecutionStage::Running(stage) => (&stage.inputs, true),
+            ExecutionStage::Successful(_) | ExecutionStage::Failed(_) => return None,
+        };
+        let bad = inputs.iter().find(|(producer, input)| {
+            stages.get(producer).is_none_or(|stage| {
+                let (listed, made) = (listed(input), made(stage));
+                match ready {
+                    true => listed != made,
+                    false => !is_part_of(&listed, &made),
+                }
+            })
+        });
+        bad.map(|(producer, _)| (consumer, *producer))
+    })
+}
+
+/// Lets a stage's next task have the number `used` at least: those below belong to earlier attempts of the stage.
+pub fn skip_task_ids(stage: &mut RunningStage, used: usize) {
+    for id in stage.task_infos.len()..used {
+        let mut placeholder = create_task_info(String::new(), id);
+        placeholder.task_status = Status::Failed(FailedTask {
+            error: "the number belongs to an earlier attempt".to_owned(),
+            retryable: true,
+            count_to_failures: false,
+            failed_reason: Some(FailedReason::TaskKilled(TaskKilled {})),
+        });
+        stage.task_infos.push(placeholder);
+    }
+}
+
+fn listed(input: &StageOutput) -> Vec<Output<'_>> {
+    let locations = input.partition_locations.values().flatten();
+    let mut outputs: Vec<_> = locations
+        .map(|location| {
+            (location.map_partition_id, location.executor_meta.id.as_str(), location.partition_id.partition_id, location.file_id)
+        })
+        .collect();
+    outputs.sort_unstable();
+    outputs
+}
+
+fn made(stage: &ExecutionStage) -> Vec<Output<'_>> {
+    let tasks = stage.task_infos().unwrap_or_default().iter().enumerate();
+    let mut outputs: Vec<_> = tasks
+        .filter_map(|(id, task)| match &task.task_status {
+            Status::Successful(done) => Some((id, done)),
+            _ => None,
+        })
+        .flat_map(|(id, done)| {
+            let executor = done.executor_id.as_str();
+            done.partitions
+                .iter()
+                .map(move |output| (id, executor, usize::try_from(output.partition_id).unwrap_or(usize::MAX), output.file_id))
+        })
+        .collect();
+    outputs.sort_unstable();
+    outputs
+}
+
+/// Whether sorted `part` is contained in sorted `whole`, each element as often at most.
+fn is_part_of(part: &[Output<'_>], whole: &[Output<'_>]) -> bool {
+    let mut whole = whole.iter();
+    part.iter().all(|output| whole.by_ref().any(|candidate| candidate == output))
+}
+
+fn attempt(stage: &ExecutionStage) -> usize {
+    match stage {
+        ExecutionStage::UnResolved(stage) => stage.stage_attempt_num,
+        ExecutionStage::Resolved(stage) => stage.stage_attempt_num,
+        ExecutionStage::Running(stage) => stage.stage_attempt_num,
+        ExecutionStage::Successful(stage) => stage.stage_attempt_num,
+        ExecutionStage::Failed(stage) => stage.stage_attempt_num,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use ballista_core::serde::protobuf::{RunningTask, ShuffleWritePartition, SuccessfulTask};
+    use ballista_core::serde::scheduler::{
+        ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification, PartitionId, PartitionLocation, PartitionStats,
+    };
+    use ballista_scheduler::state::execution_stage::{TaskInfo, UnresolvedStage};
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion::prelude::SessionConfig;
+
+    use super::*;
+
+    /// A task that runs on `slots` slots or, with `outputs`, has made these output partitions.
+    pub(crate) fn task(id: usize, executor: &str, slots: u32, outputs: Option<Vec<u64>>) -> TaskInfo {
+        let mut info = create_task_info(executor.to_owned(), id);
+        info.vcores_consumed = slots;
+        info.task_status = match outputs {
+            None => Status::Running(RunningTask { executor_id: executor.to_owned() }),
+            Some(outputs) => Status::Successful(SuccessfulTask {
+                executor_id: executor.to_owned(),
+                partitions: outputs
+                    .into_iter()
+                    .map(|partition_id| ShuffleWritePartition { partition_id, file_id: Some(id as u64), ..Default::default() })
+                    .collect(),
+                ..Default::default()
+            }),
+        };
+        info
+    }
+
+    /// A graph whose stage `id` runs these tasks.
+    pub(crate) fn running_stage(id: usize, attempt: usize, tasks: Vec<TaskInfo>) -> Stages {
+        let plan = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        let mut stage = RunningStage::new(id, attempt, plan, 2, vec![2], HashMap::new(), Arc::new(SessionConfig::new()));
+        stage.task_infos = tasks;
+        HashMap::from([(id, ExecutionStage::Running(stage))])
+    }
+
+    fn location(executor: &str, task: usize, partition: usize) -> PartitionLocation {
+        PartitionLocation {
+            map_partition_id: task,
+            partition_id: PartitionId { job_id: "job".into(), stage_id: 1, partition_id: partition },
+            executor_meta: ExecutorMetadata {
+                id: executor.to_owned(),
+                host: "localhost".to_owned(),
+                port: 1,
+                grpc_port: 2,
+                specification: ExecutorSpecification::default(),
+                os_info: ExecutorOperatingSystemSpecification::default(),
+            },
+            partition_stats: PartitionStats::default(),
+            file_id: Some(task as u64),
+            is_sort_shuffle: false,
+        }
+    }
+
+    fn waiting_for_stage_1(listed: Vec<PartitionLocation>) -> ExecutionStage {
+        let plan = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        let mut stage = UnresolvedStage::new(2, plan, vec![], vec![1], Arc::new(SessionConfig::new()));
+        stage.add_input_partitions(1, listed).unwrap();
+        ExecutionStage::UnResolved(stage)
+    }
+
+    #[test]
+    fn outputs_of_a_stage_that_was_rolled_back_are_found() {
+        let mut stages = running_stage(1, 0, vec![task(0, "a", 1, Some(vec![0, 1])), task(1, "b", 1, None)]);
+        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0), location("a", 0, 1)]));
+        assert!(!is_disturbed(&stages));
+        assert_eq!(inconsistent_input(&stages), None);
+
+        let before = fingerprint(&stages);
+        stages.extend(running_stage(1, 1, vec![]));
+        assert!(is_disturbed(&stages));
+        assert_ne!(fingerprint(&stages), before);
+        assert_eq!(inconsistent_input(&stages), Some((2, 1)), "task 0 of the first attempt is listed and no longer known");
+    }
+
+    #[test]
+    fn a_stage_that_runs_again_uses_new_numbers_and_can_succeed() {
+        let mut stages = running_stage(1, 1, vec![]);
+        let Some(ExecutionStage::Running(stage)) = stages.get_mut(&1) else { panic!("stage 1 runs") };
+        skip_task_ids(stage, 2);
+        assert_eq!(stage.task_infos.len(), 2);
+        let mut next = task(2, "a", 2, Some(vec![0]));
+        next.global_input_partition_ids = stage.pending.next_slice(2);
+        stage.task_infos.push(next);
+        skip_task_ids(stage, 3);
+        assert_eq!((stage.task_infos.len(), stage.running_tasks().len(), stage.is_successful()), (3, 0, true));
+    }
+
+    #[test]
+    fn an_output_that_is_listed_twice_or_missing_is_found() {
+        let mut stages = running_stage(1, 1, vec![task(0, "a", 1, Some(vec![0])), task(1, "b", 1, Some(vec![0]))]);
+        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0), location("a", 0, 0)]));
+        assert_eq!(inconsistent_input(&stages), Some((2, 1)), "twice");
+
+        let ExecutionStage::UnResolved(waiting) = waiting_for_stage_1(vec![location("a", 0, 0)]) else { unreachable!() };
+        let mut ready =
+            RunningStage::new(2, 0, Arc::clone(&waiting.plan), 1, vec![], waiting.inputs.clone(), Arc::clone(&waiting.session_config));
+        stages.insert(2, ExecutionStage::UnResolved(waiting));
+        assert_eq!(inconsistent_input(&stages), None, "a waiting stage need not have all");
+        stages.insert(2, ExecutionStage::Running(ready.clone()));
+        assert_eq!(inconsistent_input(&stages), Some((2, 1)), "a running one must");
+        ready.inputs.get_mut(&1).unwrap().add_partition(location("b", 1, 0));
+        stages.insert(2, ExecutionStage::Running(ready));
+        assert_eq!(inconsistent_input(&stages), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! What the front doors call: SQL in, queries out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{RecordBatch, StringArray};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use tracing::{Instrument, info, info_span};
+use windlass_catalog::Catalog;
+use windlass_catalog::ddl::DdlStatement;
+use windlass_engine::WindlassOptions;
+use windlass_engine::session::SETTABLE;
+use windlass_engine::telemetry::SPAN_PLAN;
+use windlass_proto::QueryId;
+
+use crate::ddl::{self, DdlExecutor, ViewPlanner};
+use crate::engines::{Cluster, Engine, Run};
+use crate::error::Result;
+use crate::explain::explain;
+use crate::guard::GuardLimits;
+use crate::planning::{Engines, Planner, PlanningLimits, settings_schema};
+use crate::query::rows::{Analyzed, plan_schema};
+use crate::query::{Outcome, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
+use crate::schema::to_client;
+use crate::session::{Session, SessionLimits, Sessions};
+use crate::statement::{Action, ExplainMode, Statement};
+use crate::system;
+
+/// Name shown as the engine of statements that no engine runs.
+const CATALOG_ENGINE: &str = "catalog";
+
+/// Limits of everything a coordinator keeps.
+#[derive(Debug, Clone, Default)]
+pub struct CoordinatorLimits {
+    /// How large a statement may be.
+    pub guard: GuardLimits,
+    /// How much planning may cost.
+    pub planning: PlanningLimits,
+    /// How many sessions there may be.
+    pub sessions: SessionLimits,
+    /// How many queries there may be.
+    pub queries: QueryLimits,
+}
+
+/// What a coordinator is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where names are kept.
+    pub catalog: Arc<dyn Catalog>,
+    /// Runs statements about names.
+    pub ddl: DdlExecutor,
+    /// Runs queries in this process.
+    pub local: Arc<dyn Engine>,
+    /// Runs queries on the executors.
+    pub staged: Arc<dyn Engine>,
+    /// The executors.
+    pub cluster: Arc<dyn Cluster>,
+    /// Memory and object stores for planning.
+    pub runtime: Arc<RuntimeEnv>,
+}
+
+/// Sessions, statements and queries of one scheduler.
+#[derive(Debug)]
+pub struct Coordinator {
+    catalog: Arc<dyn Catalog>,
+    ddl: Arc<DdlExecutor>,
+    engines: Engines,
+    planner: Arc<Planner>,
+    sessions: Sessions,
+    queries: Arc<Queries>,
+}
+
+impl Coordinator {
+    /// Must be called inside a tokio runtime.
+    pub fn new(parts: Parts, limits: CoordinatorLimits) -> Arc<Self> {
+        let queries = Queries::new(limits.queries);
+        let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster));
+        let planner = Planner::new(limits.planning, limits.guard, Arc::clone(&parts.catalog), system, parts.runtime);
+        Arc::new(Self {
+            catalog: parts.catalog,
+            ddl: Arc::new(parts.ddl),
+            engines: Engines { local: parts.local, staged: parts.staged },
+            planner: Arc::new(planner),
+            sessions: Sessions::new(limits.sessions, parts.cluster),
+            queries,
+        })
+    }
+
+    /// All open sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Where names are kept.
+    pub fn catalog(&self) -> &Arc<dyn Catalog> {
+        &self.catalog
+    }
+
+    /// Reads and describes a statement; runs nothing. Errors: everything that is wrong with it but the values of its parameters.
+    pub async fn prepare(&self, session: &Arc<Session>, sql: &str) -> Result<Arc<Statement>> {
+        self.planner.prepare(session, sql).instrument(info_span!(SPAN_PLAN)).await.map(Arc::new)
+    }
+
+    /// Starts a statement. `parameters` has one column per placeholder and one row per run; results come in the order of the rows.
+    ///
+    /// A query is planned and runs or waits in the queue when this returns; an update has run to its end, once. Dropping the future
+    /// before that cancels either. Errors: those of planning, of admission, and of updates.
+    pub async fn execute(
+        &self,
+        session: &Arc<Session>,
+        statement: &Arc<Statement>,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<Arc<Query>> {
+        let work = match statement.action() {
+            Action::Query(_) => return self.run(session, statement, parameters, |run| run).await,
+            Action::Explain { mode: ExplainMode::Analyze, .. } => {
+                return self.run(session, statement, parameters, |run| Arc::new(Analyzed::new(run))).await;
+            }
+            Action::Explain { mode, .. } => {
+                let (planner, engines, catalog) = (Arc::clone(&self.planner), self.engines.clone(), Arc::clone(&self.catalog));
+                let (session, statement, parameters, verbose) =
+                    (Arc::clone(session), Arc::clone(statement), parameters.cloned(), *mode == ExplainMode::Verbose);
+                Work::Statement(Box::pin(async move {
+                    let planned = planner.plan(&session, &statement, parameters).await?;
+                    let rows = explain(&planner, &engines, catalog.as_ref(), planned, label(statement.sql()), verbose).await?;
+                    Ok(Outcome { rows: Some(rows), affected_rows: None })
+                }))
+            }
+            Action::Names(names) => {
+                let planner = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
+                Work::Statement(Box::pin(run_names(Arc::clone(&self.ddl), names.as_ref().clone(), planner, statement.schema())))
+            }
+            Action::Set { name, value } => {
+                session.set(name, value)?;
+                Work::done()
+            }
+            Action::Reset(name) => {
+                session.reset(name.as_deref())?;
+                Work::done()
+            }
+            Action::Show(name) => Work::rows(settings(session, name.as_deref())?),
+        };
+        self.queries.launch(head(session, statement, CATALOG_ENGINE, statement.schema()), work).await
+    }
+
+    /// The query, if it is still remembered.
+    pub fn query(&self, id: &QueryId) -> Option<Arc<Query>> {
+        self.queries.get(id)
+    }
+
+    /// Records of all queries that run or are remembered, oldest first.
+    pub fn queries(&self) -> Vec<QueryRecord> {
+        self.queries.records()
+    }
+
+    /// Refuses new queries and waits until the running ones have ended, or until `limit` has passed; then cancels them.
+    pub async fn shut_down(&self, limit: Duration) {
+        self.queries.shut_down(limit).await;
+    }
+
+    async fn run(
+        &self,
+        session: &Arc<Session>,
+        statement: &Arc<Statement>,
+        parameters: Option<&RecordBatch>,
+        present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
+    ) -> Result<Arc<Query>> {
+        let planned = self.planner.plan(session, statement, parameters.cloned()).instrument(info_span!(SPAN_PLAN)).await?;
+        let (engine, _) = self.engines.choose(self.catalog.as_ref(), &planned).await?;
+        let schema = if matches!(statement.action(), Action::Query(_)) { Arc::clone(&planned.schema) } else { plan_schema() };
+        let head = head(session, statement, engine.name(), schema);
+        let timeout = WindlassOptions::of(planned.context.state().config_options()).query_timeout_s;
+        let work = Work::Plans {
+            engine,
+            plans: planned.queries(&head.id, &head.label),
+            present,
+            timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
+        };
+        self.queries.launch(head, work).await
+    }
+}
+
+fn head(session: &Session, statement: &Statement, engine: &'static str, schema: SchemaRef) -> QueryHead {
+    QueryHead { id: new_query_id(), user: session.user().to_owned(), label: label(statement.sql()), schema, engine }
+}
+
+async fn run_names(ddl: Arc<DdlExecutor>, statement: DdlStatement, planner: SessionPlanner, schema: SchemaRef) -> Result<Outcome> {
+    let session = &planner.session;
+    match ddl.execute(&statement, &session.database(), &planner).await? {
+        ddl::Outcome::Rows(found, batches) => {
+            let rows = to_client(&concat_batches(&found, &batches)?, &schema)?;
+            Ok(Outcome { rows: Some(rows), affected_rows: None })
+        }
+        ddl::Outcome::Done(remark) => {
+            remark.iter().for_each(|remark| info!(remark, "names changed"));
+            Ok(Outcome::default())
+        }
+        ddl::Outcome::UseDatabase(database) => {
+            session.set_database(database);
+            Ok(Outcome::default())
+        }
+    }
+}
+
+/// Plans views as the session's user would.
+struct SessionPlanner {
+    planner: Arc<Planner>,
+    session: Arc<Session>,
+}
+
+#[async_trait]
+impl ViewPlanner for SessionPlanner {
+    async fn plan_schema(&self, sql: &str, default_database: &str) -> Result<SchemaRef> {
+        self.planner.columns(&self.session, sql, default_database).await
+    }
+}
+
+/// Rows of SHOW for one setting, or for all.
+fn settings(session: &Session, name: Option<&str>) -> Result<RecordBatch> {
+    let settings = match name {
+        Some(name) => vec![(name.to_owned(), session.get(name)?)],
+        None => session.settings(),
+    };
+    let describe = |name: &str| SETTABLE.iter().find(|(known, _)| *known == name).map(|(_, description)| *description);
+    let names = StringArray::from_iter_values(settings.iter().map(|(name, _)| name));
+    let values = StringArray::from_iter_values(settings.iter().map(|(_, value)| value));
+    let descriptions = settings.iter().map(|(name, _)| describe(name)).collect::<StringArray>();
+    Ok(RecordBatch::try_new(settings_schema(), vec![Arc::new(names), Arc::new(values), Arc::new(descriptions)])?)
+}
+
+#[cfg(test)]
+mod tests;

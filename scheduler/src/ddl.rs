@@ -1,0 +1,217 @@
+//! Runs the statements that show or change names against the catalog. Their grammar is in [`windlass_catalog::ddl`].
+//!
+//! Reading order: this file (entry and names), `show` (what is only read), `change` (what is made, altered and dropped), `repair` (the
+//! difference between a directory and the catalog).
+
+mod change;
+mod repair;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::information_schema::{INFORMATION_SCHEMA, INFORMATION_SCHEMA_TABLES};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::future::BoxFuture;
+use url::Url;
+use windlass_catalog::catalog::{CATALOG, Database, TableMeta};
+use windlass_catalog::ddl::{DatabaseName, DdlStatement, TableName};
+use windlass_catalog::{Catalog, Error as CatalogError};
+use windlass_engine::{LocationError, Locations};
+use windlass_proto::Kind;
+
+use crate::error::{Error, Result};
+
+/// What a statement left for the client.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// Rows to show, with the schema of [`output_schema`].
+    Rows(SchemaRef, Vec<RecordBatch>),
+    /// It is done; perhaps with a remark for the user.
+    Done(Option<String>),
+    /// The session's current database is this one from now on.
+    UseDatabase(String),
+}
+
+/// Plans queries without running them, to learn the columns of views.
+#[async_trait]
+pub trait ViewPlanner: Send + Sync {
+    /// Columns of a query whose unqualified names belong to `default_database`. Errors: those of planning it.
+    async fn plan_schema(&self, sql: &str, default_database: &str) -> Result<SchemaRef>;
+}
+
+/// Runs statements that show or change names. One per scheduler; statements may run at the same time.
+#[derive(Debug)]
+pub struct DdlExecutor {
+    catalog: Arc<dyn Catalog>,
+    locations: Locations,
+    runtime: Arc<RuntimeEnv>,
+    warehouse: Url,
+    virtual_tables: Vec<TableName>,
+}
+
+impl DdlExecutor {
+    /// Managed tables of databases without a location of their own go under `warehouse`, a directory URL with a trailing slash.
+    ///
+    /// `virtual_tables` are fully named tables outside of the catalog that can be shown and described, such as
+    /// `system.runtime.queries`; `information_schema` is known without.
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        locations: Locations,
+        runtime: Arc<RuntimeEnv>,
+        warehouse: Url,
+        virtual_tables: Vec<TableName>,
+    ) -> Self {
+        let information_schema = INFORMATION_SCHEMA_TABLES.iter().map(|name| TableName {
+            catalog: Some(CATALOG.to_owned()),
+            database: Some(INFORMATION_SCHEMA.to_owned()),
+            name: (*name).to_owned(),
+        });
+        Self { catalog, locations, runtime, warehouse, virtual_tables: virtual_tables.into_iter().chain(information_schema).collect() }
+    }
+
+    /// Runs a statement to its end. Changes are committed when it returns; SHOW and DESCRIBE change nothing.
+    pub fn execute<'a>(
+        &'a self,
+        statement: &'a DdlStatement,
+        current_database: &'a str,
+        planner: &'a dyn ViewPlanner,
+    ) -> BoxFuture<'a, Result<Outcome>> {
+        let names = Names { executor: self, current_database, planner };
+        // In a box, because callers cannot prove to the compiler that the future is `Send`.
+        Box::pin(async move { names.execute(statement).await })
+    }
+}
+
+/// Columns of the rows that a statement returns, all text; `None` if it returns no rows.
+///
+/// Statements that return rows can be run twice without harm: all but `MSCK REPAIR TABLE` only read, and that one finds nothing to
+/// do the second time.
+pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
+    let names: &[&str] = match statement {
+        DdlStatement::ShowCatalogs { .. } => &["catalog_name"],
+        DdlStatement::ShowDatabases { .. } => &["database_name"],
+        DdlStatement::ShowTables { .. } => &["database_name", "table_name", "table_type"],
+        DdlStatement::ShowColumns(_) | DdlStatement::Describe { .. } => &["column_name", "data_type", "extra", "comment"],
+        DdlStatement::ShowPartitions { .. } => &["partition_name", "location", "files", "bytes", "rows"],
+        DdlStatement::ShowCreate(_) => &["create_statement"],
+        DdlStatement::DescribeDatabase(_) => &["property", "value"],
+        DdlStatement::Repair { .. } => &["partitions_added", "partitions_removed", "files_added", "files_removed"],
+        DdlStatement::Use(_)
+        | DdlStatement::CreateDatabase(_)
+        | DdlStatement::DropDatabase { .. }
+        | DdlStatement::CreateTable(_)
+        | DdlStatement::CreateView(_)
+        | DdlStatement::Drop { .. }
+        | DdlStatement::Alter { .. } => return None,
+    };
+    Some(Arc::new(Schema::new(names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect::<Vec<_>>())))
+}
+
+/// One line of what is shown; `None` is NULL.
+type Row = Vec<Option<String>>;
+
+fn rows(statement: &DdlStatement, rows: Vec<Row>) -> Result<Outcome> {
+    let schema = output_schema(statement).ok_or_else(|| Error::internal("a statement without columns returned rows"))?;
+    let column = |index: usize| -> ArrayRef { Arc::new(rows.iter().map(|row| row[index].as_deref()).collect::<StringArray>()) };
+    let batch = RecordBatch::try_new(Arc::clone(&schema), (0..schema.fields().len()).map(column).collect())?;
+    Ok(Outcome::Rows(schema, vec![batch]))
+}
+
+/// One statement's view of the executor.
+struct Names<'a> {
+    executor: &'a DdlExecutor,
+    current_database: &'a str,
+    planner: &'a dyn ViewPlanner,
+}
+
+impl Names<'_> {
+    async fn execute(&self, statement: &DdlStatement) -> Result<Outcome> {
+        match statement {
+            DdlStatement::Use(database) => self.database(database).await.map(|database| Outcome::UseDatabase(database.name)),
+            DdlStatement::CreateDatabase(create) => self.create_database(create).await,
+            DdlStatement::DropDatabase { database, if_exists, cascade } => self.drop_database(database, *if_exists, *cascade).await,
+            DdlStatement::CreateTable(create) => self.create_table(create).await,
+            DdlStatement::CreateView(create) => self.create_view(create).await,
+            DdlStatement::Drop { table, if_exists, view } => self.drop_table(table, *if_exists, *view).await,
+            DdlStatement::Alter { table, view, alteration } => self.alter(table, *view, alteration).await,
+            DdlStatement::Repair { table, mode } => {
+                let row = self.repair(table, *mode).await?;
+                rows(statement, vec![row.map(Some).into()])
+            }
+            shown => {
+                let shown_rows = self.show(shown).await?;
+                rows(statement, shown_rows)
+            }
+        }
+    }
+
+    fn catalog(&self) -> &dyn Catalog {
+        self.executor.catalog.as_ref()
+    }
+
+    /// Database and name that a name means. Errors: `NotFound` for another catalog than ours.
+    fn qualify(&self, table: &TableName) -> Result<(String, String)> {
+        own_catalog(table.catalog.as_deref())?;
+        Ok((table.database.clone().unwrap_or_else(|| self.current_database.to_owned()), table.name.clone()))
+    }
+
+    async fn database(&self, name: &DatabaseName) -> Result<Database> {
+        own_catalog(name.catalog.as_deref())?;
+        let found = self.catalog().databases().await?.into_iter().find(|database| database.name == name.name);
+        Ok(found.ok_or_else(|| CatalogError::NotFound { what: "database", name: name.name.clone() })?)
+    }
+
+    async fn find(&self, table: &TableName) -> Result<Option<Arc<TableMeta>>> {
+        let (database, name) = self.qualify(table)?;
+        Ok(self.catalog().table(&database, &name).await?)
+    }
+
+    /// A table or view that must exist.
+    async fn table(&self, table: &TableName) -> Result<Arc<TableMeta>> {
+        let found = self.find(table).await?;
+        let (database, name) = self.qualify(table)?;
+        Ok(found.ok_or_else(|| CatalogError::NotFound { what: "table", name: format!("{database}.{name}") })?)
+    }
+
+    /// The directory URL of a location that a user wrote. Errors: `Denied` outside of the allowed locations.
+    fn location(&self, text: &str) -> Result<Url> {
+        self.executor.locations.check(text).map_err(not_allowed)
+    }
+}
+
+fn own_catalog(catalog: Option<&str>) -> Result<()> {
+    match catalog {
+        None | Some(CATALOG) => Ok(()),
+        Some(other) => Err(CatalogError::NotFound { what: "catalog", name: other.to_owned() }.into()),
+    }
+}
+
+fn not_allowed(error: LocationError) -> Error {
+    Error::new(error.kind(), error.to_string())
+}
+
+fn already_exists(what: &'static str, name: String) -> Error {
+    CatalogError::AlreadyExists { what, name }.into()
+}
+
+fn not_found(what: &'static str, name: impl Into<String>) -> Error {
+    CatalogError::NotFound { what, name: name.into() }.into()
+}
+
+/// A table's name for messages.
+fn full_name(table: &TableMeta) -> String {
+    format!("{}.{}", table.database, table.name)
+}
+
+/// How many partitions one statement handles; what a table beyond that needs is a condition.
+const PARTITIONS_MAX: usize = 10_000_000;
+
+fn too_many_partitions(table: &TableMeta) -> Error {
+    Error::new(Kind::Exhausted, format!("table '{}' has more than {PARTITIONS_MAX} partitions", full_name(table)))
+        .with_hint("name the ones that matter with PARTITION (key = value)")
+}

@@ -1,0 +1,570 @@
+//! What is made, altered and dropped.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::sql::parser::DFParserBuilder;
+use datafusion::sql::resolve::resolve_table_references;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+use windlass_catalog::catalog::{
+    Contents, DEFAULT_DATABASE, DataFile, Database, NewPartition, NewTable, PartitionKey, TableChange, TableKind, TableMeta, ViewDefinition,
+};
+use windlass_catalog::ddl::statement::schema_of;
+use windlass_catalog::ddl::{
+    Alteration, Column, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, PartitionValue,
+    QUERY_DEPTH_MAX, TableName,
+};
+use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path};
+use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
+
+use super::show::check_kind;
+use super::{Names, Outcome, PARTITIONS_MAX, already_exists, full_name, not_found, too_many_partitions};
+use crate::error::{Error, Result};
+
+/// Views that one view may stand on, directly or not.
+const VIEWS_BELOW_MAX: usize = 1000;
+
+impl Names<'_> {
+    pub(super) async fn create_database(&self, create: &CreateDatabase) -> Result<Outcome> {
+        super::own_catalog(create.database.catalog.as_deref())?;
+        let name = create.database.name.clone();
+        let location = create.location.as_ref().map(|text| self.location(text)).transpose()?;
+        let database = Database { name, location: location.map(Into::into), comment: create.comment.clone() };
+        match self.catalog().create_database(database).await {
+            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("database", &create.database)),
+            done => done.map(|()| Outcome::Done(None)).map_err(Error::from),
+        }
+    }
+
+    /// Forgets a database and, with `cascade`, its tables; directories of managed tables go too.
+    pub(super) async fn drop_database(&self, name: &DatabaseName, if_exists: bool, cascade: bool) -> Result<Outcome> {
+        let database = match self.database(name).await {
+            Err(error) if if_exists && error.kind() == windlass_proto::Kind::NotFound => return Ok(absent("database", name)),
+            found => found?.name,
+        };
+        let mut directories = Vec::new();
+        if cascade {
+            for table in self.catalog().tables(Some(&database)).await?.iter().filter(|table| table.kind == TableKind::Managed) {
+                directories.extend(self.catalog().table(&database, &table.name).await?.map(|table| table.location.clone()));
+            }
+        }
+        self.catalog().drop_database(&database, cascade).await?;
+        for location in directories {
+            self.delete_directory(&location).await;
+        }
+        Ok(Outcome::Done(None))
+    }
+
+    /// Makes a table.
+    ///
+    /// With a location the table is external, whether `EXTERNAL` was said or not, so that `DROP TABLE` never deletes files that were
+    /// there before. Everything that lies in the location is registered at once, except for partitions in Hive's form (columns and
+    /// typed keys), which wait for `MSCK REPAIR TABLE` or `ADD PARTITION` as they do in Hive and Athena.
+    pub(super) async fn create_table(&self, create: &CreateTable) -> Result<Outcome> {
+        let (database, name) = self.qualify(&create.table)?;
+        let parent = self.database(&DatabaseName { catalog: None, name: database.clone() }).await?;
+        if self.catalog().table(&database, &name).await?.is_some() {
+            return if create.if_not_exists {
+                Ok(skipped("table", &create.table))
+            } else {
+                Err(already_exists("table", format!("{database}.{name}")))
+            };
+        }
+        let kind = if create.external || create.location.is_some() { TableKind::External } else { TableKind::Managed };
+        let location = match &create.location {
+            Some(text) => self.location(text)?,
+            None => self.default_location(&parent, &name)?,
+        };
+        match kind {
+            TableKind::Managed => self.check_empty(&location).await?,
+            _ => self.check_directory(&location).await?,
+        }
+
+        let schema = create.columns.as_deref().map(schema_of);
+        let declared_keys =
+            create.keys.iter().flatten().filter_map(|key| {
+                key.key_type.map(|key_type| PartitionKey { name: key.name.clone(), key_type, comment: key.comment.clone() })
+            });
+        let mut keys: Vec<_> = declared_keys.collect();
+        let in_hive_form = schema.is_some() && create.keys.is_some() && !create.keys_by_name;
+        let mut contents = Contents::default();
+        let schema = match schema {
+            Some(schema) if in_hive_form || kind == TableKind::Managed => schema,
+            None if kind == TableKind::Managed => {
+                return Err(Error::invalid(format!("table '{database}.{name}' needs columns, or a LOCATION with files to read them from")));
+            }
+            declared => {
+                let untyped = create.keys.as_ref().is_some_and(|wanted| wanted.len() > keys.len());
+                let infer = untyped || (declared.is_none() && create.keys.is_none());
+                let layout = if infer { Layout::Inferred } else { Layout::Keys(&keys) };
+                let discovery = self.discover(location.as_str(), layout, declared.as_ref(), true, &[]).await?;
+                if let Some(wanted) = create.keys.as_ref().filter(|_| untyped) {
+                    check_inferred(&discovery.keys, wanted.iter().map(|key| key.name.as_str()).collect(), &location)?;
+                }
+                let found = discovery.partitions.into_iter();
+                contents.add_partitions =
+                    found.map(|found| NewPartition { values: found.values, location: found.location, files: found.files }).collect();
+                if infer {
+                    keys = discovery.keys;
+                }
+                discovery.schema
+            }
+        };
+        if schema.fields().is_empty() {
+            return Err(Error::invalid(format!("table '{database}.{name}' needs a column that is not a partition key")));
+        }
+        let table = NewTable {
+            database,
+            name,
+            kind,
+            location: location.into(),
+            schema,
+            keys,
+            comment: create.comment.clone(),
+            properties: create.properties.clone(),
+            view: None,
+        };
+        match self.catalog().create_table(table, contents).await {
+            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("table", &create.table)),
+            done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
+        }
+    }
+
+    pub(super) async fn create_view(&self, create: &CreateView) -> Result<Outcome> {
+        let (database, name) = self.qualify(&create.view)?;
+        let existing = self.catalog().table(&database, &name).await?;
+        if let Some(existing) = &existing {
+            if create.if_not_exists {
+                return Ok(skipped("view", &create.view));
+            }
+            if !create.or_replace {
+                return Err(already_exists("view", format!("{database}.{name}")));
+            }
+            check_kind(existing, true)?;
+        }
+        let (view, schema) = self.plan_view(create, &database, &name).await?;
+        if let Some(existing) = existing {
+            if existing.comment == create.comment && existing.properties == create.properties {
+                self.catalog().change_table(&existing, "CREATE OR REPLACE VIEW", TableChange::View { view, schema }).await?;
+                return Ok(Outcome::Done(None));
+            }
+            self.catalog().drop_table(&existing).await?;
+        }
+        let view = NewTable {
+            database,
+            name,
+            kind: TableKind::View,
+            location: String::new(),
+            schema,
+            keys: Vec::new(),
+            comment: create.comment.clone(),
+            properties: create.properties.clone(),
+            view: Some(view),
+        };
+        match self.catalog().create_table(view, Contents::default()).await {
+            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("view", &create.view)),
+            done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
+        }
+    }
+
+    /// The definition and the columns of a view. Where the statement names the columns otherwise than the query does, the query is
+    /// wrapped, so that a stored query alone says what the view's columns are.
+    async fn plan_view(&self, create: &CreateView, database: &str, name: &str) -> Result<(ViewDefinition, SchemaRef)> {
+        let mut sql = create.query.clone();
+        self.check_acyclic(&sql, self.current_database, (database, name)).await?;
+        let schema = self.planner.plan_schema(&sql, self.current_database).await?;
+        if !create.columns.is_empty() && create.columns.len() != schema.fields().len() {
+            let (named, selected) = (create.columns.len(), schema.fields().len());
+            return Err(Error::invalid(format!("view '{database}.{name}' names {named} columns, but its query has {selected}")));
+        }
+        if create.columns.iter().zip(schema.fields()).any(|(column, field)| column.name != *field.name()) {
+            let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+            let columns = create.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+            // A line of its own for the bracket: the query may end in a comment.
+            sql = format!("SELECT * FROM (\n{sql}\n) AS {} ({columns})", quote(name));
+        }
+        let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
+        for (column, field) in create.columns.iter().zip(&mut fields) {
+            *field = Column { name: column.name.clone(), data_type: field.data_type().clone(), comment: column.comment.clone() }.to_field();
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = fields.iter().find(|field| !names.insert(field.name().to_lowercase())) {
+            return Err(Error::invalid(format!("view '{database}.{name}' would have two columns named '{}'", twice.name()))
+                .with_hint("give one of them another name with AS"));
+        }
+        Ok((ViewDefinition { sql, default_database: self.current_database.to_owned() }, Arc::new(Schema::new(fields))))
+    }
+
+    /// Refuses a view that would be read through itself, which nothing could plan.
+    async fn check_acyclic(&self, sql: &str, default_database: &str, view: (&str, &str)) -> Result<()> {
+        let mut queries = vec![ViewDefinition { sql: sql.to_owned(), default_database: default_database.to_owned() }];
+        let mut seen = HashSet::new();
+        while let Some(query) = queries.pop() {
+            for (database, name) in referenced_tables(&query)? {
+                if (database.as_str(), name.as_str()) == view {
+                    return Err(Error::invalid(format!("view '{}.{}' cannot be read from itself", view.0, view.1)));
+                }
+                if seen.len() >= VIEWS_BELOW_MAX {
+                    return Err(Error::invalid(format!(
+                        "view '{}.{}' stands on more than {VIEWS_BELOW_MAX} tables and views",
+                        view.0, view.1
+                    )));
+                }
+                if seen.insert((database.clone(), name.clone())) {
+                    queries.extend(self.catalog().table(&database, &name).await?.and_then(|table| table.view.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a table or view. Files of external tables stay; the directory of a managed one goes if it lies in the warehouse.
+    pub(super) async fn drop_table(&self, name: &TableName, if_exists: bool, view: bool) -> Result<Outcome> {
+        let what = if view { "view" } else { "table" };
+        let Some(table) = self.find(name).await? else {
+            return if if_exists { Ok(absent(what, name)) } else { Err(not_found(what, name.to_string())) };
+        };
+        check_kind(&table, view)?;
+        self.catalog().drop_table(&table).await?;
+        if table.kind == TableKind::Managed {
+            self.delete_directory(&table.location).await;
+        }
+        Ok(Outcome::Done(None))
+    }
+
+    pub(super) async fn alter(&self, name: &TableName, view: bool, alteration: &Alteration) -> Result<Outcome> {
+        let table = self.table(name).await?;
+        let both = matches!(alteration, Alteration::Rename(_) | Alteration::SetProperties(_) | Alteration::UnsetProperties { .. });
+        // Hive and Spark let ALTER TABLE rename views and change their properties.
+        if !both || view {
+            check_kind(&table, view)?;
+        }
+        match alteration {
+            Alteration::AddPartitions { if_not_exists, partitions } => {
+                return self.add_partitions(&table, partitions, *if_not_exists).await;
+            }
+            Alteration::DropPartitions { if_exists, specs } => return self.drop_partitions(&table, specs, *if_exists).await,
+            Alteration::Rename(new_name) => self.rename(table, new_name).await?,
+            Alteration::AddColumns(columns) => {
+                let schema = with_columns(&table, columns)?;
+                self.change(&table, "ADD COLUMNS", TableChange::Columns(schema)).await?;
+            }
+            Alteration::SetProperties(properties) => {
+                let properties = properties.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
+                self.change(&table, "SET TBLPROPERTIES", TableChange::Properties(properties)).await?;
+            }
+            Alteration::UnsetProperties { names, if_exists } => {
+                if let Some(name) = names.iter().find(|name| !*if_exists && !table.properties.contains_key(*name)) {
+                    return Err(not_found("property", name.as_str()));
+                }
+                let properties: BTreeMap<_, _> = names.iter().map(|name| (name.clone(), None)).collect();
+                self.change(&table, "UNSET TBLPROPERTIES", TableChange::Properties(properties)).await?;
+            }
+            Alteration::SetLocation(text) => self.set_location(table, text).await?,
+            Alteration::Query(query) => {
+                let columns = Vec::new();
+                let (comment, properties) = (table.comment.clone(), table.properties.clone());
+                let view = TableName::of(&table);
+                let create =
+                    CreateView { view, or_replace: true, if_not_exists: false, columns, comment, properties, query: query.clone() };
+                let (view, schema) = self.plan_view(&create, &table.database, &table.name).await?;
+                self.change(&table, "ALTER VIEW", TableChange::View { view, schema }).await?;
+            }
+        }
+        Ok(Outcome::Done(None))
+    }
+
+    /// The directory of a managed table follows its name while it is empty; later it stays, because files do not move in one step.
+    async fn rename(&self, mut table: Arc<TableMeta>, new_name: &TableName) -> Result<()> {
+        super::own_catalog(new_name.catalog.as_deref())?;
+        let database = new_name.database.clone().unwrap_or_else(|| table.database.clone());
+        let parent = self.database(&DatabaseName { catalog: None, name: database.clone() }).await?;
+        if self.catalog().table(&database, &new_name.name).await?.is_some() {
+            return Err(already_exists("table", format!("{database}.{}", new_name.name)));
+        }
+        if let Some(view) = &table.view {
+            // A view that stands on this one may wait for a table of the new name.
+            self.check_acyclic(&view.sql, &view.default_database, (&database, &new_name.name)).await?;
+        }
+        if table.kind == TableKind::Managed && self.catalog().totals(&table).await?.files == 0 {
+            let location = self.default_location(&parent, &new_name.name)?;
+            self.check_empty(&location).await?;
+            table = self.change(&table, "RENAME TO", TableChange::Location(location.into())).await?;
+        }
+        self.change(&table, "RENAME TO", TableChange::Rename { database, name: new_name.name.clone() }).await?;
+        Ok(())
+    }
+
+    /// Partitions keep the locations they have, as in Hive; a table without keys takes the files of its new location.
+    async fn set_location(&self, mut table: Arc<TableMeta>, text: &str) -> Result<()> {
+        if table.kind == TableKind::Managed {
+            return Err(Error::invalid(format!("table '{}' is managed: its location cannot be changed", full_name(&table))));
+        }
+        let location = self.location(text)?;
+        self.check_directory(&location).await?;
+        if table.keys.is_empty() {
+            // The directory is read first, so that a file that does not fit leaves the table as it was.
+            let discovery = self.discover(location.as_str(), Layout::Keys(&[]), Some(&table.schema), true, &[]).await?;
+            let old = self.catalog().partitions(&table, &KeyPredicate::All, 1).await?.partitions;
+            let found = discovery.partitions.into_iter().flat_map(|found| found.files);
+            let files: Vec<_> = found.collect();
+            let contents = Contents {
+                remove_partitions: old.iter().map(|partition| partition.id).collect(),
+                add_partitions: vec![NewPartition { values: Vec::new(), location: location.to_string(), files }],
+                ..Contents::default()
+            };
+            table = self.commit(&table, "SET LOCATION", discovery.schema, contents).await?;
+        }
+        self.change(&table, "SET LOCATION", TableChange::Location(location.into())).await?;
+        Ok(())
+    }
+
+    async fn add_partitions(&self, table: &Arc<TableMeta>, specs: &[NewPartitionSpec], if_not_exists: bool) -> Result<Outcome> {
+        let mut schema = Arc::clone(&table.schema);
+        // The first files of a table say how columns are spelled.
+        let mut learn_spelling = self.catalog().totals(table).await?.files == 0;
+        let mut contents = Contents::default();
+        let mut seen = HashSet::new();
+        for spec in specs {
+            let values = partition_values(table, &spec.values)?;
+            let equal = values.iter().enumerate().map(|(key, value)| match value.is_null() {
+                true => KeyPredicate::IsNull(key),
+                false => KeyPredicate::Compare(key, Comparison::Equal, value.clone()),
+            });
+            let predicate = KeyPredicate::and(equal);
+            let same = self.catalog().partitions(table, &predicate, 1).await?.partitions;
+            if same.iter().any(|partition| predicate.evaluate(&partition.values)) || !seen.insert(values.clone()) {
+                if if_not_exists {
+                    continue;
+                }
+                return Err(already_exists("partition", keys::partition_name(&table.keys, &values)));
+            }
+            let location = match &spec.location {
+                Some(text) => self.location(text)?,
+                None => self.location(&partition_location(table, &values)?)?,
+            };
+            let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&schema), learn_spelling, &[]).await?;
+            schema = discovery.schema;
+            // A directory that is empty, or not made yet, is a partition without rows.
+            let files: Vec<_> = discovery.partitions.into_iter().flat_map(|found| found.files).collect();
+            learn_spelling &= files.is_empty();
+            contents.add_partitions.push(NewPartition { values, location: location.into(), files });
+        }
+        let added = contents.add_partitions.len();
+        self.commit(table, "ADD PARTITION", schema, contents).await?;
+        Ok(Outcome::Done(Some(format!("{added} of {} partitions added", specs.len()))))
+    }
+
+    /// Forgets partitions; their files stay.
+    async fn drop_partitions(&self, table: &TableMeta, specs: &[Vec<Condition>], if_exists: bool) -> Result<Outcome> {
+        if table.keys.is_empty() {
+            return Err(Error::invalid(format!("table '{}' is not partitioned", full_name(table))));
+        }
+        let mut ids = BTreeSet::new();
+        for conditions in specs {
+            let predicate = predicate(table, conditions)?;
+            let list = self.catalog().partitions(table, &predicate, PARTITIONS_MAX).await?;
+            if list.truncated {
+                return Err(too_many_partitions(table));
+            }
+            let before = ids.len();
+            ids.extend(list.partitions.iter().filter(|partition| predicate.evaluate(&partition.values)).map(|partition| partition.id));
+            if ids.len() == before && !if_exists {
+                let wanted = conditions.iter().map(|condition| {
+                    format!("{} {} {}", condition.key, condition.comparison.operator(), condition.value.as_deref().unwrap_or("NULL"))
+                });
+                return Err(not_found("partition", wanted.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        let removed = ids.len();
+        let contents = Contents { remove_partitions: ids.into_iter().collect(), ..Contents::default() };
+        self.commit(table, "DROP PARTITION", Arc::clone(&table.schema), contents).await?;
+        Ok(Outcome::Done(Some(format!("{removed} partitions dropped"))))
+    }
+
+    /// Commits contents, after the columns if files taught them a spelling. Nothing to commit is fine.
+    pub(super) async fn commit(&self, table: &TableMeta, operation: &str, schema: SchemaRef, contents: Contents) -> Result<Arc<TableMeta>> {
+        let mut current = Arc::new(table.clone());
+        if schema != table.schema {
+            current = self.change(&current, operation, TableChange::Columns(schema)).await?;
+        }
+        let Contents { add_partitions, remove_partitions, add_files, remove_files } = &contents;
+        if !(add_partitions.is_empty() && remove_partitions.is_empty() && add_files.is_empty() && remove_files.is_empty()) {
+            current = self.change(&current, operation, TableChange::Contents(contents)).await?;
+        }
+        Ok(current)
+    }
+
+    async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
+        Ok(self.catalog().change_table(table, operation, change).await?)
+    }
+
+    /// Lists a location and reads the footers that are not known.
+    pub(super) async fn discover(
+        &self,
+        location: &str,
+        layout: Layout<'_>,
+        schema: Option<&SchemaRef>,
+        learn_spelling: bool,
+        known: &[DataFile],
+    ) -> Result<Discovery> {
+        let store = self.store(&self.location(location)?)?;
+        Ok(discover::discover(Discover { location, layout, schema, learn_spelling, known }, store).await?)
+    }
+
+    fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
+        Ok(self.executor.runtime.object_store_registry.get_store(location)?)
+    }
+
+    /// Where a database's managed tables go.
+    pub(super) fn database_location(&self, database: &Database) -> Result<Url> {
+        match &database.location {
+            Some(location) => self.location(location),
+            None if database.name == DEFAULT_DATABASE => Ok(self.executor.warehouse.clone()),
+            None => directory_in(&self.executor.warehouse, &[&format!("{}.db", database.name)]),
+        }
+    }
+
+    fn default_location(&self, database: &Database, table: &str) -> Result<Url> {
+        self.location(directory_in(&self.database_location(database)?, &[table])?.as_str())
+    }
+
+    /// A managed table owns its directory, so nothing may be in it before.
+    async fn check_empty(&self, location: &Url) -> Result<()> {
+        let path = object_path(location.as_str())?;
+        match self.store(location)?.list(Some(&path)).next().await {
+            None => Ok(()),
+            Some(Ok(_)) => Err(Error::invalid(format!("the table's directory '{location}' is not empty"))
+                .with_hint("give the directory as LOCATION of an external table, or empty it")),
+            Some(Err(cause)) => Err(CatalogError::ObjectStore { url: location.to_string(), cause }.into()),
+        }
+    }
+
+    async fn check_directory(&self, location: &Url) -> Result<()> {
+        if self.store(location)?.head(&object_path(location.as_str())?).await.is_ok() {
+            return Err(Error::invalid(format!("location '{}' is a file", location.as_str().trim_end_matches('/')))
+                .with_hint("give the directory that holds the table's files"));
+        }
+        Ok(())
+    }
+
+    /// Deletes the files of a table that is forgotten already: what cannot be deleted is garbage, not a failed statement.
+    async fn delete_directory(&self, location: &str) {
+        if !location.starts_with(self.executor.warehouse.as_str()) || location == self.executor.warehouse.as_str() {
+            tracing::info!(location, "left the files of a dropped table where they are: they lie outside of the warehouse");
+            return;
+        }
+        let deleted = async {
+            let store = self.store(&self.location(location)?)?;
+            let files = store.list(Some(&object_path(location)?)).map_ok(|file| file.location).boxed();
+            let cause = |cause| CatalogError::ObjectStore { url: location.to_owned(), cause };
+            store.delete_stream(files).try_for_each(|_| async { Ok(()) }).await.map_err(cause)?;
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(location, %error, "files of a dropped table could not be deleted");
+        }
+    }
+}
+
+fn skipped(what: &str, name: &impl std::fmt::Display) -> Outcome {
+    Outcome::Done(Some(format!("{what} '{name}' exists already")))
+}
+
+fn absent(what: &str, name: &impl std::fmt::Display) -> Outcome {
+    Outcome::Done(Some(format!("{what} '{name}' does not exist")))
+}
+
+/// Tables of our catalog that a query names, with their databases.
+fn referenced_tables(query: &ViewDefinition) -> Result<Vec<(String, String)>> {
+    let statements = DFParserBuilder::new(query.sql.as_str()).with_recursion_limit(QUERY_DEPTH_MAX).build()?.parse_statements()?;
+    let mut tables = Vec::new();
+    for statement in &statements {
+        let (references, _) = resolve_table_references(statement, true)?;
+        let own = references.into_iter().filter(|table| super::own_catalog(table.catalog()).is_ok());
+        tables.extend(own.map(|table| (table.schema().unwrap_or(&query.default_database).to_lowercase(), table.table().to_lowercase())));
+    }
+    Ok(tables)
+}
+
+/// The directories must have exactly the keys that the statement names.
+fn check_inferred(found: &[PartitionKey], wanted: Vec<&str>, location: &Url) -> Result<()> {
+    let found: Vec<_> = found.iter().map(|key| key.name.as_str()).collect();
+    if found == wanted {
+        return Ok(());
+    }
+    let list = |names: &[&str]| if names.is_empty() { "no keys".to_owned() } else { names.join(", ") };
+    Err(Error::invalid(format!("the directories of '{location}' are partitioned by {}, not by {}", list(&found), list(&wanted))))
+}
+
+/// The columns with new ones behind them.
+fn with_columns(table: &TableMeta, columns: &[Column]) -> Result<SchemaRef> {
+    let mut names: BTreeSet<_> = table.full_schema().fields().iter().map(|field| field.name().clone()).collect();
+    if let Some(column) = columns.iter().find(|column| !names.insert(column.name.clone())) {
+        return Err(already_exists("column", column.name.clone()));
+    }
+    let new = columns.iter().map(|column| Arc::new(column.to_field()));
+    Ok(Arc::new(Schema::new(table.schema.fields().iter().map(Arc::clone).chain(new).collect::<Vec<_>>())))
+}
+
+/// A position and a typed value for a key of a table.
+fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, datafusion::common::ScalarValue)> {
+    let Some(index) = table.keys.iter().position(|key| key.name == name) else {
+        let known = table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(not_found("partition key", name).with_hint(match table.keys.is_empty() {
+            true => format!("table '{}' is not partitioned", full_name(table)),
+            false => format!("table '{}' is partitioned by {known}", full_name(table)),
+        }));
+    };
+    let key = &table.keys[index];
+    let value = match value {
+        Some(text) => keys::parse_value(key, text)?,
+        None => keys::null(key.key_type)?,
+    };
+    Ok((index, value))
+}
+
+/// What `PARTITION (...)` keeps. `= NULL` and `<> NULL` are IS NULL and IS NOT NULL here, as in Spark.
+pub(super) fn predicate(table: &TableMeta, conditions: &[Condition]) -> Result<KeyPredicate> {
+    let one = |condition: &Condition| {
+        let (key, value) = key_value(table, &condition.key, &condition.value)?;
+        match (value.is_null(), condition.comparison) {
+            (false, comparison) => Ok(KeyPredicate::Compare(key, comparison, value)),
+            (true, Comparison::Equal) => Ok(KeyPredicate::IsNull(key)),
+            (true, Comparison::NotEqual) => Ok(KeyPredicate::IsNotNull(key)),
+            (true, _) => Err(Error::invalid(format!("partition key '{}' cannot be compared with NULL in order", condition.key))),
+        }
+    };
+    Ok(KeyPredicate::and(conditions.iter().map(one).collect::<Result<Vec<_>>>()?))
+}
+
+/// One typed value per key, in the order of the keys.
+fn partition_values(table: &TableMeta, values: &[(String, PartitionValue)]) -> Result<Vec<datafusion::common::ScalarValue>> {
+    let mut typed = vec![None; table.keys.len()];
+    for (name, value) in values {
+        let (index, value) = key_value(table, name, value)?;
+        if typed[index].replace(value).is_some() {
+            return Err(Error::invalid(format!("partition key '{name}' is given twice")));
+        }
+    }
+    let named = typed.into_iter().zip(&table.keys);
+    named.map(|(value, key)| value.ok_or_else(|| Error::invalid(format!("partition key '{}' needs a value", key.name)))).collect()
+}
+
+/// Where a partition lies unless somebody said otherwise.
+pub(super) fn partition_location(table: &TableMeta, values: &[datafusion::common::ScalarValue]) -> Result<String> {
+    let name = keys::partition_name(&table.keys, values);
+    let root = Url::parse(&table.location).map_err(|error| Error::internal(format!("location '{}' is no URL: {error}", table.location)))?;
+    let directories: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();
+    Ok(directory_in(&root, &directories)?.into())
+}
+
+/// A directory below another one.
+fn directory_in(root: &Url, names: &[&str]) -> Result<Url> {
+    let mut url = root.clone();
+    url.path_segments_mut().map_err(|()| Error::internal(format!("location '{root}' has no path")))?.pop_if_empty().extend(names).push("");
+    Ok(url)
+}

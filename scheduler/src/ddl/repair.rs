@@ -1,0 +1,122 @@
+//! `MSCK REPAIR TABLE`: what the directories hold against what the catalog knows.
+
+use std::collections::{HashMap, HashSet};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use windlass_catalog::KeyPredicate;
+use windlass_catalog::catalog::{Contents, DataFile, NewPartition, Partition, TableKind, TableMeta};
+use windlass_catalog::ddl::{RepairMode, TableName};
+use windlass_catalog::discover::{FoundPartition, Layout, object_path};
+
+use super::change::partition_location;
+use super::show::check_kind;
+use super::{Names, PARTITIONS_MAX, full_name, too_many_partitions};
+use crate::error::{Error, Result};
+
+/// Partitions outside of the table's directory that are looked at at the same time.
+const OUTSIDERS_AT_ONCE: usize = 16;
+
+impl Names<'_> {
+    /// Commits the difference as one change; returns how many partitions and files came and went.
+    ///
+    /// Without partition keys the table's files are brought up to date. A partition that lies outside of the table's directory is
+    /// looked for where it lies.
+    pub(super) async fn repair(&self, name: &TableName, mode: RepairMode) -> Result<[String; 4]> {
+        let table = self.table(name).await?;
+        check_kind(&table, false)?;
+        if table.kind == TableKind::Managed {
+            return Err(Error::invalid(format!(
+                "table '{}' is managed: it holds what was committed to it, whatever lies in its directory",
+                full_name(&table)
+            ))
+            .with_hint("make an external table over the directory"));
+        }
+        let list = self.catalog().partitions(&table, &KeyPredicate::All, PARTITIONS_MAX).await?;
+        if list.truncated {
+            return Err(too_many_partitions(&table));
+        }
+        let ids: Vec<_> = list.partitions.iter().map(|partition| partition.id).collect();
+        let known = self.catalog().files(&table, &ids).await?;
+        let discovery = self.discover(&table.location, Layout::Keys(&table.keys), Some(&table.schema), known.is_empty(), &known).await?;
+        let schema = discovery.schema;
+
+        let mut found: HashMap<_, _> = discovery.partitions.into_iter().map(|found| (found.values.clone(), found)).collect();
+        let mut outsiders = Vec::new();
+        for partition in &list.partitions {
+            let path = object_path(&partition.location)?;
+            // The catalog says where a partition lies; a directory of the same name elsewhere is not it.
+            let is_there = |found: &FoundPartition| object_path(&found.location).is_ok_and(|found| found == path);
+            if !found.get(&partition.values).is_some_and(is_there) && path != object_path(&partition_location(&table, &partition.values)?)?
+            {
+                found.remove(&partition.values);
+                outsiders.push(partition.clone());
+            }
+        }
+        let look_at = |partition: Partition| {
+            let (schema, known) = (&schema, &known);
+            async move {
+                let layout = Layout::Partition(partition.values.clone());
+                self.discover(&partition.location, layout, Some(schema), false, known).await
+            }
+        };
+        let looked_at: Vec<_> = stream::iter(outsiders).map(look_at).buffer_unordered(OUTSIDERS_AT_ONCE).try_collect().await?;
+        found.extend(looked_at.into_iter().flat_map(|discovery| discovery.partitions).map(|found| (found.values.clone(), found)));
+
+        let (contents, counts) = difference(&table, mode, &list.partitions, &known, found.into_values().collect());
+        self.commit(&table, "MSCK REPAIR TABLE", schema, contents).await?;
+        Ok(counts.map(|count| count.to_string()))
+    }
+}
+
+/// What to change, and partitions added, partitions removed, files added, files removed. A changed file is removed and added.
+fn difference(
+    table: &TableMeta,
+    mode: RepairMode,
+    known: &[Partition],
+    known_files: &[DataFile],
+    mut found: Vec<FoundPartition>,
+) -> (Contents, [usize; 4]) {
+    let ids: HashMap<_, _> = known.iter().map(|partition| (&partition.values, partition.id)).collect();
+    let mut missing: HashMap<i64, HashSet<&str>> = ids.values().map(|id| (*id, HashSet::new())).collect();
+    for file in known_files {
+        missing.entry(file.partition_id).or_default().insert(&file.file.url);
+    }
+    let mut contents = Contents::default();
+    // A stable order makes the same change of the same difference.
+    found.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+    let found_ids: HashSet<_> = found.iter().filter_map(|found| ids.get(&found.values)).copied().collect();
+    for found in found {
+        match ids.get(&found.values) {
+            Some(&id) => {
+                let missing = missing.entry(id).or_default();
+                for url in &found.unchanged {
+                    missing.remove(url.as_str());
+                }
+                contents.add_files.extend(found.files.into_iter().map(|file| DataFile { partition_id: id, file }));
+            }
+            None if mode != RepairMode::Drop => {
+                contents.add_partitions.push(NewPartition { values: found.values, location: found.location, files: found.files });
+            }
+            None => {}
+        }
+    }
+    for partition in known {
+        if mode != RepairMode::Add && !table.keys.is_empty() && !found_ids.contains(&partition.id) {
+            contents.remove_partitions.push(partition.id);
+        } else {
+            let mut gone: Vec<_> = missing.remove(&partition.id).unwrap_or_default().into_iter().collect();
+            gone.sort_unstable();
+            contents.remove_files.extend(gone.into_iter().map(|url| (partition.id, url.to_owned())));
+        }
+    }
+    let with_new = contents.add_partitions.iter().map(|partition| partition.files.len()).sum::<usize>();
+    let removed: HashSet<_> = contents.remove_partitions.iter().collect();
+    let with_removed = known_files.iter().filter(|file| removed.contains(&file.partition_id)).count();
+    let counts = [
+        contents.add_partitions.len(),
+        contents.remove_partitions.len(),
+        contents.add_files.len() + with_new,
+        contents.remove_files.len() + with_removed,
+    ];
+    (contents, counts)
+}

@@ -1,0 +1,167 @@
+//! SHOW and DESCRIBE.
+
+use std::collections::BTreeSet;
+
+use chrono::DateTime;
+use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta};
+use windlass_catalog::ddl::types::type_name;
+use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, Pattern, TableName};
+
+use super::{Names, PARTITIONS_MAX, Row, not_found, too_many_partitions};
+use crate::error::{Error, Result};
+
+impl Names<'_> {
+    pub(super) async fn show(&self, statement: &DdlStatement) -> Result<Vec<Row>> {
+        match statement {
+            DdlStatement::ShowCatalogs { like } => {
+                let catalogs = self.executor.virtual_tables.iter().filter_map(|table| table.catalog.clone());
+                Ok(names_like(catalogs.chain([CATALOG.to_owned()]), like.as_ref()))
+            }
+            DdlStatement::ShowDatabases { catalog, like } => {
+                self.show_databases(catalog.as_deref().unwrap_or(CATALOG), like.as_ref()).await
+            }
+            DdlStatement::ShowTables { database, like, views_only } => {
+                self.show_tables(database.as_ref(), like.as_ref(), *views_only).await
+            }
+            DdlStatement::ShowColumns(table) => self.columns(table).await,
+            DdlStatement::Describe { table, extended: false } => self.columns(table).await,
+            DdlStatement::Describe { table, extended: true } => self.describe_extended(table).await,
+            DdlStatement::ShowPartitions { table, conditions } => self.show_partitions(table, conditions).await,
+            DdlStatement::ShowCreate(table) => {
+                let table = self.table(table).await?;
+                let statement = CreateView::of(&table).map_or_else(|| CreateTable::of(&table).to_string(), |view| view.to_string());
+                Ok(vec![vec![Some(statement)]])
+            }
+            DdlStatement::DescribeDatabase(name) => {
+                let database = self.database(name).await?;
+                let row = |property: &str, value: Option<String>| vec![Some(property.to_owned()), value];
+                let location = self.database_location(&database)?.to_string();
+                Ok(vec![row("name", Some(database.name)), row("location", Some(location)), row("comment", database.comment)])
+            }
+            _ => Err(Error::internal("a statement that changes names was asked to show them")),
+        }
+    }
+
+    async fn show_databases(&self, catalog: &str, like: Option<&Pattern>) -> Result<Vec<Row>> {
+        let tables = self.executor.virtual_tables.iter().filter(|table| table.catalog.as_deref() == Some(catalog));
+        let mut names: Vec<_> = tables.filter_map(|table| table.database.clone()).collect();
+        if catalog == CATALOG {
+            names.extend(self.catalog().databases().await?.into_iter().map(|database| database.name));
+        }
+        if names.is_empty() {
+            return Err(not_found("catalog", catalog));
+        }
+        Ok(names_like(names, like))
+    }
+
+    async fn show_tables(&self, database: Option<&DatabaseName>, like: Option<&Pattern>, views_only: bool) -> Result<Vec<Row>> {
+        let current = DatabaseName { catalog: None, name: self.current_database.to_owned() };
+        let database = database.unwrap_or(&current);
+        let is_like = |name: &str| like.is_none_or(|pattern| pattern.matches(name));
+        let row = |name: &str, kind: &str| vec![Some(database.name.clone()), Some(name.to_owned()), Some(kind.to_owned())];
+        let catalog = database.catalog.as_deref().unwrap_or(CATALOG);
+        let is_here = |table: &&TableName| table.catalog.as_deref() == Some(catalog) && table.database.as_ref() == Some(&database.name);
+        let virtual_tables: Vec<_> = self.executor.virtual_tables.iter().filter(is_here).collect();
+        if !virtual_tables.is_empty() {
+            let shown = virtual_tables.into_iter().filter(|table| !views_only && is_like(&table.name));
+            return Ok(shown.map(|table| row(&table.name, "SYSTEM_TABLE")).collect());
+        }
+        let name = self.database(database).await?.name;
+        let tables = self.catalog().tables(Some(&name)).await?;
+        let shown = tables.into_iter().filter(|table| is_like(&table.name) && (!views_only || table.kind == TableKind::View));
+        Ok(shown.map(|table| row(&table.name, table.kind.name())).collect())
+    }
+
+    async fn columns(&self, table: &TableName) -> Result<Vec<Row>> {
+        let row = |column: &Column, extra: Option<&str>| {
+            vec![Some(column.name.clone()), Some(type_name(&column.data_type)), extra.map(str::to_owned), column.comment.clone()]
+        };
+        let in_current = table.database.is_none() && table.catalog.is_none();
+        let is_virtual = self.executor.virtual_tables.iter().any(|known| {
+            let database = table.database.as_deref().or_else(|| in_current.then_some(self.current_database));
+            known.name == table.name
+                && known.database.as_deref() == database
+                && known.catalog.as_deref() == table.catalog.as_deref().or(Some(CATALOG))
+        });
+        if is_virtual {
+            let parts = table.catalog.iter().chain(&table.database).chain([&table.name]);
+            let name = parts.map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".");
+            let schema = self.planner.plan_schema(&format!("SELECT * FROM {name}"), self.current_database).await?;
+            return Ok(schema.fields().iter().map(|field| row(&Column::from_field(field), None)).collect());
+        }
+        let table = self.table(table).await?;
+        let full = table.full_schema();
+        let columns = full.fields().iter().enumerate().map(|(index, field)| {
+            let is_key = index >= table.schema.fields().len();
+            row(&Column::from_field(field), is_key.then_some("partition key"))
+        });
+        Ok(columns.collect())
+    }
+
+    /// The columns, an empty line, then a line per fact.
+    async fn describe_extended(&self, name: &TableName) -> Result<Vec<Row>> {
+        let mut rows = self.columns(name).await?;
+        let Some(table) = self.find(name).await? else { return Ok(rows) };
+        let mut fact = |name: &str, value: String| rows.push(vec![Some(name.to_owned()), Some(value), None, None]);
+        fact("", String::new());
+        fact("# table", super::full_name(&table));
+        fact("kind", table.kind.name().to_owned());
+        table.comment.iter().for_each(|comment| fact("comment", comment.clone()));
+        if let Some(view) = &table.view {
+            fact("query", view.sql.clone());
+            fact("query database", view.default_database.clone());
+        } else {
+            let totals = self.catalog().totals(&table).await?;
+            fact("location", table.location.clone());
+            fact("format", "PARQUET".to_owned());
+            fact("partition keys", table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", "));
+            fact("partitions", totals.partitions.to_string());
+            fact("files", totals.files.to_string());
+            fact("bytes", totals.bytes.to_string());
+            fact("rows", totals.rows.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string()));
+        }
+        fact("version", table.version.to_string());
+        fact("created", DateTime::from_timestamp_millis(table.created_ms).map_or_else(String::new, |time| time.to_rfc3339()));
+        table.properties.iter().for_each(|(name, value)| fact(&format!("property {name}"), value.clone()));
+        Ok(rows)
+    }
+
+    async fn show_partitions(&self, name: &TableName, conditions: &[Condition]) -> Result<Vec<Row>> {
+        let table = self.table(name).await?;
+        if table.keys.is_empty() {
+            return Err(Error::invalid(format!("table '{}' is not partitioned", super::full_name(&table))));
+        }
+        let predicate = super::change::predicate(&table, conditions)?;
+        let list = self.catalog().partitions(&table, &predicate, PARTITIONS_MAX).await?;
+        if list.truncated {
+            return Err(too_many_partitions(&table));
+        }
+        let kept = list.partitions.into_iter().filter(|partition| predicate.evaluate(&partition.values));
+        let row = |partition: windlass_catalog::catalog::Partition| {
+            vec![
+                Some(partition.name),
+                Some(partition.location),
+                Some(partition.files.to_string()),
+                Some(partition.bytes.to_string()),
+                partition.rows.map(|rows| rows.to_string()),
+            ]
+        };
+        Ok(kept.map(row).collect())
+    }
+}
+
+/// One row per different name, in order.
+fn names_like(names: impl IntoIterator<Item = String>, like: Option<&Pattern>) -> Vec<Row> {
+    let names: BTreeSet<_> = names.into_iter().filter(|name| like.is_none_or(|pattern| pattern.matches(name))).collect();
+    names.into_iter().map(|name| vec![Some(name)]).collect()
+}
+
+/// Whether a thing is a view where a table is wanted, or the other way round, said in an error.
+pub(super) fn check_kind(table: &TableMeta, view: bool) -> Result<()> {
+    let name = super::full_name(table);
+    match (table.kind == TableKind::View, view) {
+        (true, false) => Err(Error::invalid(format!("'{name}' is a view")).with_hint("say VIEW instead of TABLE")),
+        (false, true) => Err(Error::invalid(format!("'{name}' is a table")).with_hint("say TABLE instead of VIEW")),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,88 @@
+//! The seam between a planned query and what runs it. Front door, sessions and query records do not know which engine that is.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use windlass_proto::{Progress, QueryId};
+
+use crate::error::Result;
+
+pub mod local;
+mod rows;
+pub mod staged;
+
+/// A query as an engine receives it.
+#[derive(Clone)]
+pub struct PlannedQuery {
+    /// The user's query; an engine may need several attempts for it.
+    pub id: QueryId,
+    /// The statement's text, shortened, for logs and job names.
+    pub label: String,
+    /// The session it was planned in: catalog, functions, settings.
+    pub context: Arc<SessionContext>,
+    /// The optimised logical plan, with `now()` folded and file lists pinned.
+    pub plan: LogicalPlan,
+    /// The schema that clients were promised; [`Run::rows`] yields batches of this schema.
+    pub schema: SchemaRef,
+}
+
+/// Something that runs queries.
+#[async_trait]
+pub trait Engine: std::fmt::Debug + Send + Sync {
+    /// The name shown to users: `local`, `staged`.
+    fn name(&self) -> &'static str;
+    /// Starts a query and returns as soon as it is accepted; errors of the plan itself are reported here.
+    async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>>;
+    /// The physical plan this engine would run, as text, one entry per plan kind (`"stages"`, `"physical_plan"`).
+    async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>>;
+}
+
+/// One query in an engine's hands. Dropping it cancels what still runs and releases what is kept.
+#[async_trait]
+pub trait Run: Send + Sync {
+    /// Stages, tasks, rows and bytes so far; `query_id`, `state`, `elapsed_ms` and `engine` are filled in by the caller.
+    fn progress(&self) -> Progress;
+    /// Waits until all rows are produced. May be awaited by many and again.
+    async fn finished(&self) -> Result<()>;
+    /// The rows from the first, waiting for [`Run::finished`] where the engine cannot stream. Each call starts again.
+    async fn rows(&self) -> Result<SendableRecordBatchStream>;
+    /// Rows, bytes and time per stage and operator after the end, as text; `None` where the engine keeps none.
+    async fn analysis(&self) -> Result<Option<String>>;
+    /// Stops all tasks. Idempotent.
+    async fn cancel(&self);
+    /// Frees results. Idempotent; `rows` fails afterwards.
+    async fn close(&self);
+}
+
+/// One executor as `system.runtime.executors` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorInfo {
+    /// Random per process start.
+    pub id: String,
+    /// Address that other executors fetch shuffles from.
+    pub address: String,
+    /// Slots it offers.
+    pub slots: u32,
+    /// Slots that tasks occupy now.
+    pub slots_used: u32,
+    /// `ACTIVE` or `DRAINING`.
+    pub state: &'static str,
+    /// Milliseconds since its last heartbeat.
+    pub heartbeat_age_ms: u64,
+    /// Its build.
+    pub version: String,
+}
+
+/// What the rest of the scheduler may know of the cluster.
+pub trait Cluster: std::fmt::Debug + Send + Sync {
+    /// Executors that are alive now.
+    fn executors(&self) -> Vec<ExecutorInfo>;
+    /// Slots of all live executors; at least 1, so that plans can be made before any has registered.
+    fn slots(&self) -> usize {
+        self.executors().iter().map(|executor| executor.slots as usize).sum::<usize>().max(1)
+    }
+}

@@ -1,0 +1,386 @@
+//! Runs queries on the executors, every exchange kept on their disks until the query ends: Ballista's scheduler, embedded, with the
+//! recovery that it lacks.
+//!
+//! Ballista re-runs the tasks of an executor that is gone. Where that cannot work (`cluster::soundness`), where it gets stuck
+//! ([`watchdog`]) or where the result itself was lost, a query's [`run`] starts again as a new job, unseen by its reader.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ballista_core::JobId;
+use ballista_core::serde::BallistaCodec;
+use ballista_core::serde::protobuf::UpdateTaskStatusParams;
+use ballista_core::serde::protobuf::job_status::Status as JobStatus;
+use ballista_core::serde::protobuf::scheduler_grpc_server::{SchedulerGrpc, SchedulerGrpcServer};
+use ballista_scheduler::cluster::{BallistaCluster, JobState};
+use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::metrics::NoopMetricsCollector;
+use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
+use ballista_scheduler::scheduler_server::JobIdGenerator;
+use datafusion::common::JoinType;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tracing::{debug, warn};
+use windlass_catalog::scan::ScanReports;
+use windlass_engine::MESSAGE_BYTES_MAX;
+
+use self::joins::Broadcast;
+use self::observation::Observation;
+use self::results::Connections;
+use self::run::StagedRun;
+use self::watchdog::Pulse;
+use super::{Cluster, Engine, ExecutorInfo, PlannedQuery, Run};
+use crate::cluster::door::ExecutorDoor;
+use crate::cluster::jobs::Jobs;
+use crate::cluster::slots::{self, Usage};
+use crate::cluster::{BallistaServer, Executors};
+use crate::error::{Error, Result};
+
+mod failure;
+mod joins;
+mod observation;
+mod results;
+mod run;
+mod watchdog;
+
+/// Task events that may wait for Ballista's event loop.
+const EVENTS_QUEUED_MAX: u32 = 10_000;
+
+/// How long an executor that drains may take until its tasks are given up.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// An executor that missed a heartbeat (they come every 3 s) is knocked at.
+const LATE_AFTER: Duration = Duration::from_secs(4);
+
+/// How often a job that shall end is looked at, and how often at most.
+const RETIRE_POLL: Duration = Duration::from_millis(250);
+const RETIRE_POLLS_MAX: u32 = 240;
+
+/// When the files of a job that was cancelled are deleted once more: its tasks may write until they notice.
+const SWEEP_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(20)];
+
+/// Estimated bytes of a hash join's build side, per partition, above which a query is planned with sort-merge joins, which can spill.
+const BUILD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+
+/// How the staged engine is set up.
+#[derive(Debug)]
+pub struct StagedOptions {
+    /// Where executors connect to.
+    pub listener: TcpListener,
+    /// `host:port` at which executors reach that listener.
+    pub endpoint: String,
+    /// An executor that is silent for so long is given up. At least three heartbeats.
+    pub executor_timeout: Duration,
+    /// How often silent executors are looked for.
+    pub sweep_interval: Duration,
+    /// Closes the listener when cancelled.
+    pub shutdown: CancellationToken,
+}
+
+impl StagedOptions {
+    /// The defaults: silence of 12 s ends an executor, which is looked for every second.
+    pub fn new(listener: TcpListener, endpoint: impl Into<String>, shutdown: CancellationToken) -> Self {
+        let (executor_timeout, sweep_interval) = (Duration::from_secs(12), Duration::from_secs(1));
+        Self { listener, endpoint: endpoint.into(), executor_timeout, sweep_interval, shutdown }
+    }
+}
+
+/// The engine on the executors, and the cluster they make.
+#[derive(Debug)]
+pub struct StagedEngine {
+    core: Arc<Core>,
+}
+
+impl StagedEngine {
+    /// Starts Ballista's scheduler and the server for executors; the handle ends when that server does.
+    pub async fn start(options: StagedOptions) -> Result<(Arc<Self>, JoinHandle<Result<()>>)> {
+        let internal = |what: &str, error: &dyn fmt::Display| Error::internal(format!("cannot start {what}: {error}"));
+        let config = Arc::new(scheduler_config(&options));
+        config.validate().map_err(|error| internal("Ballista's scheduler", &error))?;
+        let (executors, jobs) = (Arc::new(Executors::default()), Arc::new(Jobs::new(&config.scheduler_id)));
+        let cluster = BallistaCluster::new(Arc::clone(&executors) as _, Arc::clone(&jobs) as _);
+        let metrics = Arc::new(NoopMetricsCollector::default());
+        let mut server = BallistaServer::new(options.endpoint, cluster, BallistaCodec::default(), config, metrics);
+        server.init().await.map_err(|error| internal("Ballista's scheduler", &error))?;
+
+        let door = SchedulerGrpcServer::new(ExecutorDoor::new(server.clone(), Arc::clone(&executors)))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (incoming, shutdown) = (TcpListenerStream::new(options.listener), options.shutdown.clone());
+        let serving =
+            tonic::transport::Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
+        let serving =
+            tokio::spawn(async move { serving.await.map_err(|error| Error::internal(format!("server for executors ended: {error}"))) });
+
+        let core = Arc::new(Core {
+            server,
+            executors,
+            jobs,
+            connections: Connections::default(),
+            usage: Mutex::default(),
+            handle: Handle::current(),
+        });
+        tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown));
+        Ok((Arc::new(Self { core }), serving))
+    }
+}
+
+fn scheduler_config(options: &StagedOptions) -> SchedulerConfig {
+    let message_bytes = u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX);
+    let mut config = SchedulerConfig::default()
+        .with_event_loop_buffer_size(EVENTS_QUEUED_MAX)
+        .with_task_distribution(TaskDistributionPolicy::RoundRobin);
+    config.scheduling_policy = ballista_core::config::TaskSchedulingPolicy::PushStaged;
+    config.job_id_generator = Some(Arc::new(RandomIds));
+    config.executor_timeout_seconds = options.executor_timeout.as_secs();
+    config.expire_dead_executor_interval_seconds = options.sweep_interval.as_secs();
+    config.executor_termination_grace_period = DRAIN_MAX.as_secs();
+    // Our watchdog is quicker and says more.
+    config.no_executors_grace_period_seconds = 2 * options.executor_timeout.as_secs();
+    config.grpc_server_max_decoding_message_size = message_bytes;
+    config.grpc_server_max_encoding_message_size = message_bytes;
+    config.grpc_client_max_message_size = message_bytes;
+    // Results live until their query is closed, not until a clock says so.
+    config.finished_job_data_clean_up_interval_seconds = 0;
+    config.finished_job_state_clean_up_interval_seconds = 0;
+    config
+}
+
+/// Whoever can guess a job's id could fetch its shuffle files.
+struct RandomIds;
+
+#[async_trait]
+impl JobIdGenerator for RandomIds {
+    async fn next_id(&self) -> String {
+        uuid::Uuid::new_v4().simple().to_string()
+    }
+}
+
+#[async_trait]
+impl Engine for StagedEngine {
+    fn name(&self) -> &'static str {
+        "staged"
+    }
+
+    async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
+        let plan = distributable_plan(&query).await?;
+        Ok(Arc::new(StagedRun::start(Arc::clone(&self.core), query, plan)))
+    }
+
+    async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
+        let plan = distributable_plan(&query).await?;
+        let physical = displayable(plan.as_ref()).indent(false).to_string();
+        let state = query.context.state();
+        let stages = DefaultDistributedPlanner::new()
+            .plan_query_stages(&JobId::new(query.id.as_str()), plan, state.config_options())
+            .map_err(|error| Error::internal(format!("cannot cut the plan into stages: {error}")))?;
+        let stages: Vec<_> =
+            stages.iter().map(|stage| format!("Stage {}\n{}", stage.stage_id(), displayable(stage.as_ref()).indent(false))).collect();
+        Ok(vec![("physical_plan".to_owned(), physical), ("stages".to_owned(), stages.join("\n"))])
+    }
+}
+
+/// The physical plan of a query, checked to be one that can be cut into tasks.
+async fn distributable_plan(query: &PlannedQuery) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = physical_plan(query, None).await?;
+    match oversized_build(plan.as_ref()) {
+        Some(bytes) => {
+            debug!(query = %query.id, bytes, "a hash join's build side is too large: planning with sort-merge joins");
+            physical_plan(query, Some(false)).await
+        }
+        None => Ok(plan),
+    }
+}
+
+/// Plans a query, with or without hash joins if `hash_joins` says so.
+async fn physical_plan(query: &PlannedQuery, hash_joins: Option<bool>) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = async |broadcast, hash_joins: Option<bool>| -> Result<Arc<dyn ExecutionPlan>> {
+        let mut state = joins::with_rules(query.context.state(), broadcast);
+        // Only the last plan's scans are the query's.
+        state.config().get_extension::<ScanReports>().inspect(|reports| drop(reports.take()));
+        if let Some(hash_joins) = hash_joins {
+            state.config_mut().options_mut().optimizer.prefer_hash_join = hash_joins;
+        }
+        Ok(state.query_planner().create_physical_plan(&query.plan, &state).await?)
+    };
+    let mut physical = plan(Broadcast::WhereKept, hash_joins).await?;
+    if joins::changes_later(&physical, query.context.state().config_options()) {
+        physical = plan(Broadcast::Never, hash_joins).await?;
+    }
+    if joins::keeps_order(&physical) {
+        physical = plan(Broadcast::Never, Some(false)).await?;
+    }
+    windlass_catalog::scan::check_leaves(&physical)?;
+    Ok(physical)
+}
+
+/// Bytes per partition of the first build side that is estimated to be too large. Only inner joins and the like: sort-merge has no
+/// null-aware anti join.
+fn oversized_build(plan: &dyn ExecutionPlan) -> Option<usize> {
+    let own = plan.downcast_ref::<HashJoinExec>().and_then(|join| {
+        let partitions = match join.partition_mode() {
+            PartitionMode::Partitioned if *join.join_type() != JoinType::LeftAnti => {
+                join.left().properties().output_partitioning().partition_count().max(1)
+            }
+            _ => return None,
+        };
+        let statistics = StatisticsContext::new().compute(join.left().as_ref(), &StatisticsArgs::new()).ok()?;
+        let bytes = statistics.total_byte_size.get_value()? / partitions;
+        (bytes > BUILD_BYTES_MAX).then_some(bytes)
+    });
+    own.or_else(|| plan.children().into_iter().find_map(|child| oversized_build(child.as_ref())))
+}
+
+impl Cluster for StagedEngine {
+    fn executors(&self) -> Vec<ExecutorInfo> {
+        let used = self.core.usage();
+        let info = |member: crate::cluster::Member| ExecutorInfo {
+            address: format!("{}:{}", member.metadata.host, member.metadata.port),
+            slots: member.slots,
+            slots_used: used.of(&member.metadata.id),
+            state: if member.is_active() { "ACTIVE" } else { "DRAINING" },
+            heartbeat_age_ms: u64::try_from(member.heard.elapsed().as_millis()).unwrap_or(u64::MAX),
+            version: member.version.clone(),
+            id: member.metadata.id,
+        };
+        let mut infos: Vec<_> = self.core.executors.members().into_iter().map(info).collect();
+        infos.sort_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
+        infos
+    }
+}
+
+/// What all runs share.
+struct Core {
+    server: BallistaServer,
+    executors: Arc<Executors>,
+    jobs: Arc<Jobs>,
+    connections: Connections,
+    /// Slots in use by job, as last seen.
+    usage: Mutex<HashMap<JobId, Usage>>,
+    handle: Handle,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("executors", &self.executors).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    async fn look_after_executors(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+            self.executors.probe(LATE_AFTER).await;
+            let members = self.executors.members();
+            let alive: HashSet<_> = members.iter().map(|member| (member.metadata.host.as_str(), member.metadata.port)).collect();
+            self.connections.retain(|host, port| alive.contains(&(host, port)));
+        }
+    }
+
+    /// Hands a plan to Ballista as a new job, which ends when the returned value is dropped.
+    async fn submit(self: &Arc<Self>, query: &PlannedQuery, plan: &Arc<dyn ExecutionPlan>) -> Result<Job> {
+        let submitted = self.server.submit_physical_plan(&query.label, Arc::clone(&query.context), Arc::clone(plan), None).await;
+        let id = submitted.map_err(|error| Error::internal(format!("scheduler does not take the query: {error}")))?;
+        Ok(Job { core: Arc::clone(self), id })
+    }
+
+    /// A job's state as it was stored last; `None` while Ballista has not even queued it.
+    async fn status(&self, job: &JobId) -> Option<JobStatus> {
+        self.jobs.get_job_status(job).await.ok().flatten()?.status
+    }
+
+    /// Slots in use, by executor. Graphs are only looked at where nobody writes them: waiting for their locks here could hold up the
+    /// scheduler's own event loop; what was last seen stands in.
+    fn usage(&self) -> Usage {
+        let jobs = self.server.state.task_manager.get_running_job_cache();
+        let mut seen = self.usage.lock();
+        seen.retain(|job, _| jobs.contains_key(job));
+        for (id, job) in jobs.iter() {
+            if let Ok(graph) = job.execution_graph.try_read() {
+                seen.insert(id.clone(), slots::running(graph.stages()));
+            }
+        }
+        let mut total = Usage::default();
+        seen.values().for_each(|usage| total.add(usage));
+        total
+    }
+
+    /// How a running job is doing; `None` if its graph is being written right now.
+    fn observe(&self, job: &JobId) -> Option<(Observation, Pulse)> {
+        let jobs = self.server.state.task_manager.get_running_job_cache();
+        let members = self.executors.members();
+        let observation = {
+            let graph = jobs.get(job)?.execution_graph.try_read().ok()?;
+            Observation::of(graph.stages(), |executor| members.iter().any(|member| member.metadata.id == executor))
+        };
+        let used = self.usage();
+        let active = || members.iter().filter(|member| member.is_active());
+        let pulse = Pulse::Running {
+            running: observation.running,
+            pending: observation.pending,
+            free_slots: active().map(|member| slots::free(member.slots, used.of(&member.metadata.id))).sum(),
+            executors: active().count(),
+        };
+        Some((observation, pulse))
+    }
+
+    /// Makes Ballista look for tasks to start: an empty report of an executor does.
+    async fn nudge(&self) {
+        let Some(member) = self.executors.members().into_iter().find(|member| member.is_active()) else { return };
+        let report = UpdateTaskStatusParams { executor_id: member.metadata.id, task_status: Vec::new() };
+        if let Err(error) = SchedulerGrpc::update_task_status(&self.server, Request::new(report)).await {
+            warn!(%error, "cannot nudge the scheduler");
+        }
+    }
+
+    /// Ends a job if it runs, then deletes its files and what is known of it.
+    async fn retire(self: Arc<Self>, job: JobId) {
+        self.jobs.stop(&job);
+        let mut cancelled = false;
+        for _ in 0..RETIRE_POLLS_MAX {
+            match self.status(&job).await {
+                Some(JobStatus::Successful(_) | JobStatus::Failed(_)) => break,
+                // Again each time: Ballista drops the cancel of a job whose graph it is just putting in place.
+                None | Some(JobStatus::Queued(_) | JobStatus::Running(_)) => {
+                    cancelled = true;
+                    let changed = self.jobs.changed().notified();
+                    if let Err(error) = self.server.cancel_job(job.clone()).await {
+                        warn!(%job, %error, "cannot cancel a job");
+                    }
+                    let _either = tokio::time::timeout(RETIRE_POLL, changed).await;
+                }
+            }
+        }
+        self.server.state.executor_manager.clean_up_job_data(job.clone());
+        if let Err(error) = self.jobs.remove_job(&job).await {
+            warn!(%job, %error, "cannot forget a job");
+        }
+        self.executors.forget(&job);
+        for pause in SWEEP_AGAIN_AFTER.into_iter().take_while(|_| cancelled) {
+            tokio::time::sleep(pause).await;
+            self.server.state.executor_manager.clean_up_job_data(job.clone());
+        }
+    }
+}
+
+/// A job of Ballista's. Dropping it cancels it if it runs and deletes its files.
+struct Job {
+    core: Arc<Core>,
+    id: JobId,
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.core.handle.spawn(Arc::clone(&self.core).retire(self.id.clone()));
+    }
+}

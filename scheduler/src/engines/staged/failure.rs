@@ -1,0 +1,101 @@
+//! Kinds for failures that come back from executors as text.
+
+use windlass_proto::Kind;
+
+use crate::Error;
+
+/// What Ballista puts in front of a task's own error.
+const PREFIXES: [&str; 2] = ["Task failed due to runtime execution error: ", "Task failed due to IO error: "];
+
+/// Causes by what their `Debug` text contains, the first that fits. Ballista sends no kinds over the wire.
+const CAUSES: [(&str, Kind); 14] = [
+    ("ResourcesExhausted(", Kind::Exhausted),
+    ("FetchFailed(", Kind::Unavailable),
+    ("GrpcConnectionError(", Kind::Unavailable),
+    ("GrpcActionError(", Kind::Unavailable),
+    ("NotFound {", Kind::NotFound),
+    ("ObjectStore(", Kind::Unavailable),
+    ("IoError(", Kind::Unavailable),
+    ("IoError {", Kind::Unavailable),
+    ("NotImplemented(", Kind::Unsupported),
+    ("ParquetError(", Kind::Invalid),
+    ("Execution(", Kind::Invalid),
+    ("IpcError(", Kind::Internal),
+    ("MemoryError(", Kind::Exhausted),
+    ("ArrowError(", Kind::Invalid),
+];
+
+/// The error of a query whose job failed with Ballista's `message`.
+pub fn from_job(message: &str) -> Error {
+    let cause = PREFIXES.iter().find_map(|prefix| message.split_once(prefix)).map_or(message, |(_, cause)| cause).trim();
+    let kind = CAUSES.iter().find(|(text, _)| cause.contains(text)).map_or(Kind::Internal, |(_, kind)| *kind);
+    Error::new(kind, innermost(cause))
+}
+
+/// The longest quoted text of a `Debug`-printed error, which is its message; else all of it.
+fn innermost(cause: &str) -> String {
+    let mut best = String::new();
+    let mut rest = cause;
+    while let Some((_, quoted)) = rest.split_once('"') {
+        let mut text = String::new();
+        let mut chars = quoted.char_indices();
+        let mut end = quoted.len();
+        while let Some((index, c)) = chars.next() {
+            match c {
+                '"' => {
+                    end = index + 1;
+                    break;
+                }
+                '\\' => match chars.next() {
+                    Some((_, 'n')) => text.push('\n'),
+                    Some((_, escaped)) => text.push(escaped),
+                    None => {}
+                },
+                c => text.push(c),
+            }
+        }
+        if text.len() > best.len() {
+            best = text;
+        }
+        rest = &quoted[end..];
+    }
+    match best.is_empty() {
+        true if cause.contains("DivideByZero") => "division by zero".to_owned(),
+        true => cause.to_owned(),
+        false => best,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_messages_come_out_of_debug_text() {
+        for (message, kind, text) in [
+            (
+                "Job failed due to stage 2 failed: Task failed due to runtime execution error: DataFusionError(ResourcesExhausted(\"no room for \\\"HashJoinInput\\\"\"))\n",
+                Kind::Exhausted,
+                "no room for \"HashJoinInput\"",
+            ),
+            (
+                "Job failed due to stage 1 failed: Task failed due to runtime execution error: DataFusionError(ArrowError(DivideByZero, Some(\"\")))\n",
+                Kind::Invalid,
+                "division by zero",
+            ),
+            (
+                "Task failed due to runtime execution error: DataFusionError(ArrowError(CastError(\"Cannot cast string 'x' to value of Int64 type\"), Some(\"\")))",
+                Kind::Invalid,
+                "Cannot cast string 'x' to value of Int64 type",
+            ),
+            (
+                "task could not be prepared or was rejected by executor",
+                Kind::Internal,
+                "task could not be prepared or was rejected by executor",
+            ),
+        ] {
+            let error = from_job(message);
+            assert_eq!((error.kind(), error.to_string().as_str()), (kind, text));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Makes plans that stay right when Ballista changes their joins.
+//!
+//! Modes: Ballista's static planner turns a broadcast join whose rows may come from the build side, or whose build side is too large, into a
+//! partitioned one with `target_partitions` partitions. By then everything above it has been planned for the number it had: where that
+//! was one, a global aggregation, sort or limit runs once per partition and the rows are wrong. So the mode is chosen here, before
+//! DataFusion distributes the plan, and such that Ballista keeps it.
+//!
+//! Order: when a stage's inputs are known, Ballista swaps the sides of joins whose build side turned out to be the larger one. The order
+//! of the probe side is lost then, but DataFusion sorts below joins that keep it. So sorts are moved above joins.
+
+use std::sync::Arc;
+
+use ballista_core::config::BallistaConfig;
+use datafusion::common::JoinType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions};
+
+/// DataFusion's rule that chooses modes; ours follows it.
+const CHOOSES_MODES: &str = "join_selection";
+
+/// Bytes of a value where only the number of rows is known: Ballista's widest guess.
+const COLUMN_BYTES: usize = 32;
+
+/// Which joins may send their build side to every task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broadcast {
+    /// Those that Ballista would not change.
+    WhereKept,
+    /// None.
+    Never,
+}
+
+/// The session with the rules in their places.
+pub fn with_rules(state: SessionState, broadcast: Broadcast) -> SessionState {
+    let mut rules = state.physical_optimizers().to_vec();
+    let place = rules.iter().position(|rule| rule.name() == CHOOSES_MODES).map_or(0, |place| place + 1);
+    rules.insert(place, Arc::new(BroadcastJoinsRule { broadcast }));
+    rules.push(Arc::new(SortAboveJoinsRule));
+    SessionStateBuilder::new_from_existing(state).with_physical_optimizer_rules(rules).build()
+}
+
+/// Whether Ballista would change the mode of a join in a finished plan: estimates can differ from those the rule saw.
+pub fn changes_later(plan: &Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> bool {
+    plan.exists(|node| Ok(node.downcast_ref::<HashJoinExec>().is_some_and(|join| is_broadcast(join) && !is_kept(join, config))))
+        .unwrap_or(true)
+}
+
+/// Whether a join in a finished plan keeps an order that something above may rely on.
+pub fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.exists(|node| Ok(may_swap(node.as_ref()) && node.output_ordering().is_some())).unwrap_or(true)
+}
+
+#[derive(Debug)]
+struct BroadcastJoinsRule {
+    broadcast: Broadcast,
+}
+
+impl PhysicalOptimizerRule for BroadcastJoinsRule {
+    fn name(&self) -> &str {
+        "broadcast_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let choose = |plan: Arc<dyn ExecutionPlan>| match plan.downcast_ref::<HashJoinExec>() {
+            Some(join) if is_broadcast(join) && (self.broadcast == Broadcast::Never || !is_kept(join, config)) => {
+                Ok(Transformed::yes(join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?))
+            }
+            _ => Ok(Transformed::no(plan)),
+        };
+        Ok(plan.transform_up(choose)?.data)
+    }
+}
+
+/// A join with its build side in one partition; Ballista runs null-aware ones in a single task by itself.
+fn is_broadcast(join: &HashJoinExec) -> bool {
+    *join.partition_mode() == PartitionMode::CollectLeft && !join.null_aware
+}
+
+/// Whether only probe rows make rows, and the build side is estimated to be small: what Ballista asks for.
+fn is_kept(join: &HashJoinExec, config: &ConfigOptions) -> bool {
+    let is_probe_driven =
+        matches!(join.join_type(), JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+    let limit = config.extensions.get::<BallistaConfig>().map_or(0, BallistaConfig::broadcast_join_threshold_bytes);
+    is_probe_driven && estimated_bytes(join.left().as_ref()).is_some_and(|bytes| bytes < limit)
+}
+
+/// Bytes of a plan's rows, where they or the number of rows are known; never less than Ballista's estimate.
+fn estimated_bytes(plan: &dyn ExecutionPlan) -> Option<usize> {
+    let statistics = StatisticsContext::new().compute(plan, &StatisticsArgs::new()).ok()?;
+    let bytes = statistics.total_byte_size.get_value().copied().filter(|bytes| *bytes > 0);
+    let rows = statistics.num_rows.get_value().filter(|rows| **rows > 0);
+    bytes.or_else(|| rows.map(|rows| rows.saturating_mul(plan.schema().fields().len().max(1)).saturating_mul(COLUMN_BYTES)))
+}
+
+#[derive(Debug)]
+struct SortAboveJoinsRule;
+
+impl PhysicalOptimizerRule for SortAboveJoinsRule {
+    fn name(&self) -> &str {
+        "sort_above_joins"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let hoist = |join: Arc<dyn ExecutionPlan>| {
+            let Some(ordering) = join.output_ordering().cloned().filter(|_| may_swap(join.as_ref())) else {
+                return Ok(Transformed::no(join));
+            };
+            let [build, probe] = join.children()[..] else { return Ok(Transformed::no(join)) };
+            let Some((unsorted, keys)) = without_sort(probe)? else { return Ok(Transformed::no(join)) };
+            // A window above may count the keys, of which the join's own ordering leaves out those that follow from others.
+            if ordering.len() != keys {
+                return Ok(Transformed::no(join));
+            }
+            let children = vec![Arc::clone(build), unsorted];
+            let join = with_inputs(join, children)?;
+            let is_partitioned = join.output_partitioning().partition_count() > 1;
+            Ok(Transformed::yes(Arc::new(SortExec::new(ordering, join).with_preserve_partitioning(is_partitioned)) as _))
+        };
+        Ok(plan.transform_up(hoist)?.data)
+    }
+}
+
+/// Joins whose sides Ballista may swap.
+fn may_swap(plan: &dyn ExecutionPlan) -> bool {
+    plan.is::<HashJoinExec>() || plan.is::<NestedLoopJoinExec>() || plan.is::<CrossJoinExec>()
+}
+
+fn with_inputs(plan: Arc<dyn ExecutionPlan>, inputs: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.replace_children(inputs, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+}
+
+/// The plan without the sort that gives it its order, and the number of that sort's keys; `None` if something else does.
+fn without_sort(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<(Arc<dyn ExecutionPlan>, usize)>> {
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        return Ok(sort.fetch().is_none().then(|| (Arc::clone(sort.input()), sort.expr().len())));
+    }
+    let [input] = plan.children()[..] else { return Ok(None) };
+    if plan.fetch().is_some() || plan.maintains_input_order() != [true] {
+        return Ok(None);
+    }
+    let Some((input, keys)) = without_sort(input)? else { return Ok(None) };
+    let plan = match plan.is::<SortPreservingMergeExec>() {
+        true => Arc::new(CoalescePartitionsExec::new(input)),
+        false => with_inputs(Arc::clone(plan), vec![input])?,
+    };
+    Ok(Some((plan, keys)))
+}

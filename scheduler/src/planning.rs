@@ -1,0 +1,367 @@
+//! From SQL text to plans: names resolved, parameters bound, optimised once.
+//!
+//! Every statement gets a session state of its own: what it resolved stays as it was, whatever others change meanwhile.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::catalog::{CatalogProvider, CatalogProviderList};
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::expr::{Cast, Placeholder, TryCast};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser;
+use datafusion::sql::sqlparser::ast;
+use windlass_catalog::Catalog;
+use windlass_catalog::catalog::ViewDefinition;
+use windlass_catalog::names::{NamesCache, StatementCatalogs, ViewPlanner};
+use windlass_engine::session::state_builder;
+use windlass_proto::{Kind, QueryId};
+
+pub use self::choice::Engines;
+use self::threads::Threads;
+use crate::engines::PlannedQuery;
+use crate::error::{Error, Result};
+use crate::guard::GuardLimits;
+use crate::query::rows::plan_schema;
+use crate::schema::{client_schema, client_type};
+use crate::session::Session;
+use crate::statement::{Action, Parsed, Statement, parse};
+use crate::{ddl, system};
+
+mod choice;
+mod threads;
+
+/// How much planning may cost.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlanningLimits {
+    /// Statements planned at one time.
+    pub threads_max: usize,
+    /// Stack of a planning thread. Virtual memory: only what is touched is ever taken.
+    pub stack_bytes: usize,
+    /// Seconds a statement may take to plan, waiting included.
+    pub timeout_seconds: u64,
+    /// Rows of parameters bound to one query; each is a run of its own.
+    pub parameter_rows_max: usize,
+}
+
+impl Default for PlanningLimits {
+    fn default() -> Self {
+        Self { threads_max: 16, stack_bytes: 64 << 20, timeout_seconds: 60, parameter_rows_max: 1_000 }
+    }
+}
+
+/// A query ready to run, once per row of parameters.
+pub struct Planned {
+    /// The state it was planned in.
+    pub context: Arc<SessionContext>,
+    /// Optimised plans, at least one.
+    pub plans: Vec<LogicalPlan>,
+    /// As resolved, before the optimizer.
+    pub resolved: LogicalPlan,
+    /// Schema of the rows, as clients get it.
+    pub schema: SchemaRef,
+}
+
+/// Plans statements.
+#[derive(Debug)]
+pub struct Planner {
+    limits: PlanningLimits,
+    guard: GuardLimits,
+    threads: Threads,
+    catalog: Arc<dyn Catalog>,
+    names: NamesCache,
+    system: Arc<dyn CatalogProvider>,
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl Planner {
+    /// A planner over these names.
+    pub fn new(
+        limits: PlanningLimits,
+        guard: GuardLimits,
+        catalog: Arc<dyn Catalog>,
+        system: Arc<dyn CatalogProvider>,
+        runtime: Arc<RuntimeEnv>,
+    ) -> Self {
+        let names = NamesCache::new(Arc::clone(&catalog));
+        Self { threads: Threads::new(&limits), limits, guard, catalog, names, system, runtime }
+    }
+
+    /// Reads and describes a statement. Errors: everything that is wrong with it but the values of its parameters.
+    pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<Statement> {
+        let (planner, session, sql) = (Arc::clone(self), Arc::clone(session), sql.to_owned());
+        self.threads
+            .run(async move {
+                let Parsed { action, placeholders } = parse(&sql, &planner.guard)?;
+                let (schema, parameter_types) = match &action {
+                    Action::Query(query) => {
+                        let (schema, parameter_types) = planner.describe(session.config(), query, placeholders).await?;
+                        (Some(schema), parameter_types)
+                    }
+                    Action::Explain { query, .. } => {
+                        (Some(plan_schema()), planner.describe(session.config(), query, placeholders).await?.1)
+                    }
+                    Action::Names(statement) => (ddl::output_schema(statement).map(|schema| client_schema(&schema)), Vec::new()),
+                    Action::Show(_) => (Some(settings_schema()), Vec::new()),
+                    Action::Set { .. } | Action::Reset(_) => (None, Vec::new()),
+                };
+                Ok(Statement::new(sql, action, schema, parameter_types))
+            })
+            .await
+    }
+
+    /// Plans a query for these parameters.
+    ///
+    /// Errors: `Invalid` for parameters that do not fit, or if the schema is no longer what was promised.
+    pub async fn plan(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        statement: &Arc<Statement>,
+        parameters: Option<RecordBatch>,
+    ) -> Result<Planned> {
+        let (planner, session, statement) = (Arc::clone(self), Arc::clone(session), Arc::clone(statement));
+        self.threads
+            .run(async move {
+                let (Action::Query(query) | Action::Explain { query, .. }) = statement.action() else {
+                    return Err(Error::internal("only queries are planned"));
+                };
+                let values = bind(statement.parameter_types(), parameters.as_ref(), planner.limits.parameter_rows_max)?;
+                let context = planner.context(session.config()).await?;
+                let resolved = resolve(&context, query).await?;
+                let state = context.state();
+                let bound = |row: Vec<_>| if row.is_empty() { Ok(resolved.clone()) } else { resolved.clone().with_param_values(row) };
+                let plans = values.into_iter().map(bound).collect::<Result<Vec<_>, _>>().map_err(located)?;
+                // Not that of the optimized plan: the optimizer may turn a type into one as good, and what leaves the engine is cast back.
+                let schemas = plans.iter().map(|plan| row_schema(&state, plan.clone())).collect::<Result<Vec<_>>>()?;
+                let schema = Arc::clone(&schemas[0]);
+                if let Some(other) = schemas.iter().find(|other| **other != schema) {
+                    return Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}")));
+                }
+                let plans = plans.iter().map(|plan| state.optimize(plan)).collect::<Result<Vec<_>, _>>().map_err(located)?;
+                let promised = matches!(statement.action(), Action::Query(_)) && statement.parameter_types().iter().all(Option::is_some);
+                if promised && schema != statement.schema() {
+                    return Err(Error::invalid("a table of the statement was changed after it was prepared")
+                        .with_hint("prepare the statement again"));
+                }
+                Ok(Planned { context: Arc::new(context), plans, resolved, schema })
+            })
+            .await
+    }
+
+    /// Columns of a query whose unqualified names belong to `database`.
+    pub async fn columns(self: &Arc<Self>, session: &Arc<Session>, sql: &str, database: &str) -> Result<SchemaRef> {
+        let (planner, sql, config) = (Arc::clone(self), sql.to_owned(), in_database(session.config(), database));
+        self.threads
+            .run(async move {
+                let query = view_query(&sql, &planner.guard)?;
+                Ok(planner.describe(config, &query, 0).await?.0)
+            })
+            .await
+    }
+
+    /// Runs other work that recurses over plans, such as physical planning.
+    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+        self.threads.run(work).await
+    }
+
+    /// Schema of the rows and types of the parameters.
+    async fn describe(
+        &self,
+        config: SessionConfig,
+        query: &ast::Statement,
+        placeholders: usize,
+    ) -> Result<(SchemaRef, Vec<Option<DataType>>)> {
+        let context = self.context(config).await?;
+        let plan = resolve(&context, query).await?;
+        let types = parameter_types(&plan, placeholders)?;
+        let nulls =
+            types.iter().map(|known| ScalarValue::try_from(known.as_ref().unwrap_or(&DataType::Null))).collect::<Result<Vec<_>, _>>()?;
+        let plan = if nulls.is_empty() { plan } else { plan.with_param_values(nulls).map_err(located)? };
+        Ok((row_schema(&context.state(), plan)?, types))
+    }
+
+    async fn context(&self, config: SessionConfig) -> Result<SessionContext> {
+        let views = Views { guard: self.guard.clone(), config: config.clone(), runtime: Arc::clone(&self.runtime) };
+        let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), self.names.load().await?, Arc::new(views));
+        let catalogs = catalogs.with_catalog(system::CATALOG, Arc::clone(&self.system));
+        Ok(context(config, &self.runtime, Arc::new(catalogs)))
+    }
+}
+
+fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
+    SessionContext::new_with_state(state_builder(config, Arc::clone(runtime)).with_catalog_list(catalogs).build())
+}
+
+/// Plans the views that a statement names, with the statement's settings.
+#[derive(Debug)]
+struct Views {
+    guard: GuardLimits,
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+}
+
+#[async_trait]
+impl ViewPlanner for Views {
+    async fn plan_view(&self, view: &ViewDefinition, names: Arc<dyn CatalogProviderList>) -> Result<LogicalPlan, DataFusionError> {
+        let external = |error: Error| DataFusionError::External(Box::new(error));
+        let query = view_query(&view.sql, &self.guard).map_err(external)?;
+        let context = context(in_database(self.config.clone(), &view.default_database), &self.runtime, names);
+        resolve(&context, &query).await.map_err(external)
+    }
+}
+
+fn view_query(sql: &str, guard: &GuardLimits) -> Result<Box<ast::Statement>> {
+    match parse(sql, guard)? {
+        Parsed { action: Action::Query(query), placeholders: 0 } => Ok(query),
+        Parsed { action: Action::Query(_), .. } => Err(Error::invalid("a view cannot have parameters")),
+        _ => Err(Error::invalid("a view is made of a query")),
+    }
+}
+
+impl Planned {
+    /// The plans as engines take them.
+    pub fn queries(&self, id: &QueryId, label: &str) -> Vec<PlannedQuery> {
+        let query = |plan: &LogicalPlan| PlannedQuery {
+            id: id.clone(),
+            label: label.to_owned(),
+            context: Arc::clone(&self.context),
+            plan: plan.clone(),
+            schema: Arc::clone(&self.schema),
+        };
+        self.plans.iter().map(query).collect()
+    }
+}
+
+/// The schema that clients see of a plan's rows. Coercion decides the types of some columns, such as those of a UNION.
+fn row_schema(state: &SessionState, plan: LogicalPlan) -> Result<SchemaRef> {
+    let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}).map_err(located)?;
+    Ok(client_schema(plan.schema().as_arrow()))
+}
+
+/// Columns of SHOW for settings. The value is the second one, where clients look for it.
+pub fn settings_schema() -> SchemaRef {
+    use datafusion::arrow::datatypes::{Field, Schema};
+    Arc::new(Schema::new(["name", "value", "description"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec()))
+}
+
+fn in_database(mut config: SessionConfig, database: &str) -> SessionConfig {
+    database.clone_into(&mut config.options_mut().catalog.default_schema);
+    config
+}
+
+/// Looks all names up. Errors: those of the names, with their place in the text; `Unsupported` for a query that writes.
+async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<LogicalPlan> {
+    let statement = parser::Statement::Statement(Box::new(query.clone()));
+    let state = context.state();
+    let plan = match state.statement_to_plan(statement.clone()).await {
+        Ok(plan) => plan,
+        Err(error) => return Err(missing_table(&state, &statement, &error).unwrap_or_else(|| located(error))),
+    };
+    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    reads.verify_plan(&plan).map_err(|_| Error::unsupported("a query can only read: SELECT INTO and INSERT are not supported"))?;
+    Ok(plan)
+}
+
+/// What `error` says if it is about a table that does not exist. DataFusion has one error for all that is wrong with a plan.
+fn missing_table(state: &SessionState, statement: &parser::Statement, error: &DataFusionError) -> Option<Error> {
+    let (defaults, text) = (&state.config_options().catalog, error.to_string());
+    let references = state.resolve_table_references(statement).ok()?.into_iter();
+    let mut names = references.map(|reference| reference.resolve(&defaults.default_catalog, &defaults.default_schema));
+    let name = names.find(|name| text.contains(&format!("'{name}' not found")))?;
+    let (what, missing) = match (state.catalog_list().catalog(&name.catalog), state.schema_for_ref(name.clone())) {
+        (None, _) => ("catalog", name.catalog.to_string()),
+        (_, Err(_)) => ("database", name.schema.to_string()),
+        _ => ("table", format!("{}.{}", name.schema, name.table)),
+    };
+    Some(Error::new(Kind::NotFound, format!("{what} '{missing}' does not exist")))
+}
+
+/// An error of planning with its place in the text.
+fn located(error: DataFusionError) -> Error {
+    let place = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
+    let error = Error::from(error);
+    match place {
+        Some(place) => error.at(place.line, place.column),
+        None => error,
+    }
+}
+
+/// What the plan says of its placeholders' types; `None` where it says nothing, or two things.
+fn parameter_types(plan: &LogicalPlan, count: usize) -> Result<Vec<Option<DataType>>> {
+    let mut hints: Vec<Vec<DataType>> = vec![Vec::new(); count];
+    let mut note = |id: &str, data_type: &DataType| {
+        let index = id.trim_start_matches('$').parse().ok().filter(|number| (1..=count).contains(number));
+        let data_type = client_type(data_type);
+        if let Some(hint) = index.map(|number: usize| &mut hints[number - 1])
+            && data_type != DataType::Null
+            && !hint.contains(&data_type)
+        {
+            hint.push(data_type);
+        }
+    };
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Limit(limit) = node {
+            for expr in [&limit.skip, &limit.fetch].into_iter().flatten() {
+                if let Expr::Placeholder(placeholder) = expr.as_ref() {
+                    note(&placeholder.id, &DataType::Int64);
+                }
+            }
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                match expr {
+                    Expr::Placeholder(Placeholder { id, field: Some(field) }) => note(id, field.data_type()),
+                    Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
+                        if let Expr::Placeholder(Placeholder { id, .. }) = expr.as_ref() {
+                            note(id, field.data_type());
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(hints.into_iter().map(|mut hint| if hint.len() == 1 { hint.pop() } else { None }).collect())
+}
+
+/// Values per run, in order of the placeholders, cast to the types that the plan wants.
+///
+/// Shape: one run per row of `parameters`; one run without values for a statement without placeholders.
+fn bind(types: &[Option<DataType>], parameters: Option<&RecordBatch>, rows_max: usize) -> Result<Vec<Vec<ScalarValue>>> {
+    if types.is_empty() {
+        return Ok(vec![Vec::new()]);
+    }
+    let bound = parameters.map_or(0, RecordBatch::num_columns);
+    let parameters = parameters.filter(|batch| batch.num_columns() == types.len() && batch.num_rows() > 0);
+    let parameters =
+        parameters.ok_or_else(|| Error::invalid(format!("the statement has {} parameters, and {bound} have values", types.len())))?;
+    if parameters.num_rows() > rows_max {
+        return Err(Error::new(
+            Kind::Exhausted,
+            format!("a query takes at most {rows_max} rows of parameters, not {}", parameters.num_rows()),
+        ));
+    }
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    let columns = parameters.columns().iter().zip(types).enumerate().map(|(index, (column, data_type))| {
+        let cast = match data_type {
+            Some(data_type) => cast_with_options(column, data_type, &options),
+            None => Ok(Arc::clone(column)),
+        };
+        cast.map_err(|cause| Error::invalid(format!("parameter {}: {cause}", index + 1)))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    let row = |index| columns.iter().map(|column| Ok(ScalarValue::try_from_array(column, index)?)).collect();
+    (0..parameters.num_rows()).map(row).collect()
+}

@@ -1,0 +1,601 @@
+//! One run of one statement: its state, its rows, its end; and the records of all of them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::{BoxFuture, join_all};
+use futures::{StreamExt, TryStreamExt, stream};
+use metrics::{counter, histogram};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info, info_span};
+use uuid::Uuid;
+use windlass_engine::telemetry::SPAN_QUERY;
+use windlass_proto::{Kind, Progress, QueryId, QueryState};
+
+use self::admission::{Admission, Admissions};
+use crate::engines::{Engine, PlannedQuery, Run};
+use crate::error::{Error, Result};
+use crate::metrics::{QUERIES_TOTAL, QUERY_SECONDS};
+use crate::schema::to_client;
+
+mod admission;
+pub mod rows;
+
+/// Characters of a statement kept in its record.
+const LABEL_CHARS_MAX: usize = 1_000;
+
+/// How many queries there may be, and how long they are kept.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueryLimits {
+    /// Queries that run on the executors at one time.
+    pub staged_running_max: usize,
+    /// Queries that run in the scheduler at one time.
+    pub local_running_max: usize,
+    /// Queries that wait for either; one more is refused.
+    pub queued_max: usize,
+    /// Seconds that results are kept after their last use, and that a running query may go without anybody asking for it.
+    pub unattended_seconds: u64,
+    /// Records of queries kept; the oldest finished one is forgotten first.
+    pub records_max: usize,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        // Executors share slots and memory among queries: more than a few at one time only makes all of them late.
+        Self { staged_running_max: 16, local_running_max: 32, queued_max: 200, unattended_seconds: 300, records_max: 1_000 }
+    }
+}
+
+/// What happens to a query.
+#[derive(Clone)]
+struct Status {
+    state: QueryState,
+    /// One per row of parameters, in order, as far as they were started.
+    runs: Vec<Arc<dyn Run>>,
+    error: Option<Error>,
+    ended: Option<Instant>,
+    released: bool,
+    affected_rows: Option<i64>,
+}
+
+/// One run of one statement.
+pub struct Query {
+    id: QueryId,
+    user: String,
+    label: String,
+    schema: SchemaRef,
+    engine: &'static str,
+    created: Instant,
+    created_at: SystemTime,
+    status: watch::Sender<Status>,
+    cancel: CancellationToken,
+    readers: AtomicUsize,
+    rows_returned: AtomicU64,
+    used: Mutex<Instant>,
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Query").field("id", &self.id).field("state", &self.status.borrow().state).finish_non_exhaustive()
+    }
+}
+
+/// What a new query is.
+#[derive(Debug, Clone)]
+pub struct QueryHead {
+    /// Its id.
+    pub id: QueryId,
+    /// Who runs it.
+    pub user: String,
+    /// The statement, shortened.
+    pub label: String,
+    /// Schema of its rows; empty for updates.
+    pub schema: SchemaRef,
+    /// Who runs it: an engine's name, or `catalog`.
+    pub engine: &'static str,
+}
+
+/// An id that sorts by time.
+pub fn new_query_id() -> QueryId {
+    QueryId::new(Uuid::now_v7().simple().to_string())
+}
+
+/// A statement's text for logs and records.
+pub fn label(sql: &str) -> String {
+    match sql.char_indices().nth(LABEL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &sql[..end]),
+        None => sql.to_owned(),
+    }
+}
+
+impl Query {
+    fn new(head: QueryHead) -> Self {
+        let now = Instant::now();
+        let status =
+            Status { state: QueryState::Planning, runs: Vec::new(), error: None, ended: None, released: false, affected_rows: None };
+        Self {
+            id: head.id,
+            user: head.user,
+            label: head.label,
+            schema: head.schema,
+            engine: head.engine,
+            created: now,
+            created_at: SystemTime::now(),
+            status: watch::Sender::new(status),
+            cancel: CancellationToken::new(),
+            readers: AtomicUsize::new(0),
+            rows_returned: AtomicU64::new(0),
+            used: Mutex::new(now),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &QueryId {
+        &self.id
+    }
+
+    /// Who runs it.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Schema of [`Query::rows`], exactly; empty for updates.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Rows that an update changed, where that is known; `None` for queries.
+    pub fn affected_rows(&self) -> Option<i64> {
+        self.status.borrow().affected_rows
+    }
+
+    /// A snapshot. Asking for it keeps the query alive.
+    pub fn progress(&self) -> Progress {
+        *self.used.lock() = Instant::now();
+        self.snapshot()
+    }
+
+    fn snapshot(&self) -> Progress {
+        let status = self.status.borrow().clone();
+        let mut sum = Progress::default();
+        for run in &status.runs {
+            let part = run.progress();
+            sum.stages_total += part.stages_total;
+            sum.stages_done += part.stages_done;
+            sum.tasks_total += part.tasks_total;
+            sum.tasks_done += part.tasks_done;
+            sum.tasks_running += part.tasks_running;
+            sum.rows_read += part.rows_read;
+            sum.bytes_read += part.bytes_read;
+        }
+        sum.query_id = self.id.to_string();
+        sum.set_state(status.state);
+        sum.elapsed_ms = self.elapsed(&status).as_millis() as u64;
+        sum.engine = self.engine.to_owned();
+        sum
+    }
+
+    fn elapsed(&self, status: &Status) -> Duration {
+        status.ended.unwrap_or_else(Instant::now).duration_since(self.created)
+    }
+
+    /// Waits until all rows are produced. Errors: the query's.
+    pub async fn finished(&self) -> Result<()> {
+        self.wait(|status| status.state.is_final()).await.error.map_or(Ok(()), Err)
+    }
+
+    /// Waits until the query is queued or runs, so that errors of its plan are known.
+    async fn accepted(&self) -> Result<()> {
+        self.wait(|status| status.state != QueryState::Planning).await.error.map_or(Ok(()), Err)
+    }
+
+    async fn wait(&self, until: impl FnMut(&Status) -> bool) -> Status {
+        let mut changes = self.status.subscribe();
+        changes.wait_for(until).await.expect("the query owns the sender").clone()
+    }
+
+    /// The run of one row of parameters, once it is started; `None` after the last.
+    async fn run(&self, index: usize) -> Result<Option<Arc<dyn Run>>> {
+        let status = self.wait(|status| status.runs.len() > index || status.state.is_final()).await;
+        match (status.error, status.released) {
+            (Some(error), _) => Err(error),
+            (None, true) => Err(Error::new(Kind::NotFound, format!("the rows of query '{}' are no longer kept", self.id))
+                .with_hint("run the statement again")),
+            (None, false) => Ok(status.runs.get(index).map(Arc::clone)),
+        }
+    }
+
+    /// The rows from the first, exactly of [`Query::schema`]; waits until there are some to read. Each call starts again.
+    ///
+    /// Dropping the last stream before its end cancels a query that still runs: nobody waits for it any more.
+    pub async fn rows(self: &Arc<Self>) -> Result<SendableRecordBatchStream> {
+        let mut reader = Reader::new(self);
+        let first = match self.run(0).await? {
+            Some(run) => run.rows().await.map_err(|error| self.broken(error))?,
+            None => Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream::empty())),
+        };
+        let query = Arc::clone(self);
+        let rest = stream::try_unfold(1_usize, move |index| {
+            let query = Arc::clone(&query);
+            async move {
+                let Some(run) = query.run(index).await.map_err(external)? else { return Ok(None) };
+                let rows = run.rows().await.map_err(|error| external(query.broken(error)))?;
+                Ok::<_, DataFusionError>(Some((rows, index + 1)))
+            }
+        });
+        let query = Arc::clone(self);
+        let batches = first.chain(rest.try_flatten()).map(move |batch| {
+            let batch =
+                batch.map_err(|error| query.broken(error.into())).and_then(|batch| to_client(&batch, &query.schema)).map_err(external)?;
+            query.rows_returned.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            *query.used.lock() = Instant::now();
+            Ok(batch)
+        });
+        let end = stream::poll_fn(move |_| {
+            reader.completed();
+            std::task::Poll::Ready(None)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches.chain(end))))
+    }
+
+    /// The reason why a stream broke: the query's own, where it has ended early (cancelled, timed out), or else the stream's, which then
+    /// becomes the query's.
+    fn broken(&self, error: Error) -> Error {
+        let mut reason = error.in_query(&self.id);
+        self.status.send_modify(|status| match &status.error {
+            Some(first) => reason = first.clone(),
+            None if status.state == QueryState::Finished => {
+                status.state = if reason.kind() == Kind::Cancelled { QueryState::Cancelled } else { QueryState::Failed };
+                status.error = Some(reason.clone());
+            }
+            None => {}
+        });
+        reason
+    }
+
+    /// Stops the query, if it still runs, and waits until its tasks were told. Idempotent.
+    pub async fn cancel(&self) {
+        self.cancel.cancel();
+        self.wait(|status| status.state.is_final()).await;
+        // The local engine makes rows while they are read: a query of its counts as finished before that.
+        self.stop_runs().await;
+    }
+
+    async fn stop_runs(&self) {
+        let runs = self.status.borrow().runs.clone();
+        for run in runs {
+            run.cancel().await;
+        }
+    }
+
+    /// Stops the query and frees its rows; the record stays. Idempotent.
+    pub async fn close(&self) {
+        self.cancel().await;
+        let mut runs = Vec::new();
+        self.status.send_modify(|status| {
+            status.released = true;
+            runs = std::mem::take(&mut status.runs);
+        });
+        for run in runs {
+            run.close().await;
+        }
+    }
+
+    /// Moves to a state unless the query has ended.
+    fn enter(&self, state: QueryState) {
+        self.status.send_if_modified(|status| {
+            let moves = !status.state.is_final() && status.state != state;
+            if moves {
+                status.state = state;
+            }
+            moves
+        });
+    }
+
+    fn end(&self, outcome: Result<()>) {
+        let (state, error) = match outcome {
+            Ok(()) => (QueryState::Finished, None),
+            Err(error) if error.kind() == Kind::Cancelled => (QueryState::Cancelled, Some(error)),
+            Err(error) => (QueryState::Failed, Some(error)),
+        };
+        let error = error.map(|error| error.in_query(&self.id));
+        let seconds = self.created.elapsed().as_secs_f64();
+        counter!(QUERIES_TOTAL, "state" => state.name(), "engine" => self.engine).increment(1);
+        histogram!(QUERY_SECONDS, "engine" => self.engine).record(seconds);
+        match &error {
+            None => info!(seconds, "query finished"),
+            Some(error) => info!(seconds, kind = error.kind().name(), %error, "query ended early"),
+        }
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.error = error;
+            status.ended = Some(Instant::now());
+        });
+    }
+
+    /// What is kept of the query and shown to operators.
+    pub fn record(&self) -> QueryRecord {
+        let status = self.status.borrow().clone();
+        let progress = self.snapshot();
+        QueryRecord {
+            id: self.id.clone(),
+            user: self.user.clone(),
+            sql: self.label.clone(),
+            state: status.state,
+            created_ms: self.created_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
+            rows_returned: self.rows_returned.load(Ordering::Relaxed),
+            error: status.error.map(|error| (error.kind(), error.to_string())),
+            progress,
+        }
+    }
+
+    /// What time makes of the query.
+    fn neglect(&self, now: Instant, limit: Duration) -> Option<Neglect> {
+        let status = self.status.borrow();
+        let unattended = self.readers.load(Ordering::Acquire) == 0 && now.saturating_duration_since(*self.used.lock()) >= limit;
+        match (unattended, status.state.is_final()) {
+            (true, true) if !status.released => Some(Neglect::Close),
+            (true, false) => Some(Neglect::Cancel),
+            _ => None,
+        }
+    }
+}
+
+enum Neglect {
+    Cancel,
+    Close,
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// Somebody who reads the rows of a query.
+struct Reader {
+    query: Arc<Query>,
+    complete: bool,
+}
+
+impl Reader {
+    fn new(query: &Arc<Query>) -> Self {
+        query.readers.fetch_add(1, Ordering::AcqRel);
+        Self { query: Arc::clone(query), complete: false }
+    }
+
+    fn completed(&mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        *self.query.used.lock() = Instant::now();
+        if self.query.readers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.complete {
+            // Does nothing to a query that has ended.
+            self.query.cancel.cancel();
+        }
+    }
+}
+
+/// One line of `system.runtime.queries`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryRecord {
+    /// Its id.
+    pub id: QueryId,
+    /// Who ran it.
+    pub user: String,
+    /// The statement, shortened.
+    pub sql: String,
+    /// Where it is in its life.
+    pub state: QueryState,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+    /// Rows that clients have fetched.
+    pub rows_returned: u64,
+    /// Why it ended early.
+    pub error: Option<(Kind, String)>,
+    /// Engine, times and counters.
+    pub progress: Progress,
+}
+
+/// What a query does.
+pub enum Work {
+    /// A plan for an engine.
+    Plans {
+        /// Who runs it.
+        engine: Arc<dyn Engine>,
+        /// The plan, once per row of parameters.
+        plans: Vec<PlannedQuery>,
+        /// Makes of a run what the client reads, as EXPLAIN ANALYZE does.
+        present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
+        /// Time from admission on; `None` is no limit.
+        timeout: Option<Duration>,
+    },
+    /// Anything else; it has run to its end when [`Queries::launch`] returns.
+    Statement(BoxFuture<'static, Result<Outcome>>),
+}
+
+impl Work {
+    /// A statement that is done already.
+    pub fn done() -> Self {
+        Self::Statement(Box::pin(async { Ok(Outcome::default()) }))
+    }
+
+    /// A statement whose rows are there already.
+    pub fn rows(rows: RecordBatch) -> Self {
+        Self::Statement(Box::pin(async { Ok(Outcome { rows: Some(rows), affected_rows: None }) }))
+    }
+}
+
+/// What a statement that no engine ran has given.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Its rows, if it returns any.
+    pub rows: Option<RecordBatch>,
+    /// Rows that it changed, if that is known.
+    pub affected_rows: Option<i64>,
+}
+
+/// All queries that run or are remembered.
+#[derive(Debug)]
+pub struct Queries {
+    limits: QueryLimits,
+    admissions: Admissions,
+    all: Mutex<BTreeMap<QueryId, Arc<Query>>>,
+    stopped: CancellationToken,
+}
+
+impl Queries {
+    /// No queries yet. Must be called inside a tokio runtime, which then ends what nobody asks for.
+    pub fn new(limits: QueryLimits) -> Arc<Self> {
+        let admissions = Admissions::new(&limits);
+        let queries = Arc::new(Self { limits, admissions, all: Mutex::default(), stopped: CancellationToken::new() });
+        let weak = Arc::downgrade(&queries);
+        let period =
+            Duration::from_secs(queries.limits.unattended_seconds).div_f64(10.0).clamp(Duration::from_millis(100), Duration::from_secs(10));
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(period).await;
+                let Some(queries) = weak.upgrade() else { break };
+                queries.sweep(Instant::now()).await;
+            }
+        });
+        queries
+    }
+
+    /// The query, if it is still remembered.
+    pub fn get(&self, id: &QueryId) -> Option<Arc<Query>> {
+        self.all.lock().get(id).map(Arc::clone)
+    }
+
+    /// Records of all queries, oldest first.
+    pub fn records(&self) -> Vec<QueryRecord> {
+        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
+        all.iter().map(|query| query.record()).collect()
+    }
+
+    /// Starts a query; returns when a plan is queued or runs, or when a statement has ended. Dropping the future before that cancels it.
+    ///
+    /// Errors: those of the plan or statement; `Exhausted` when the queue is full; `Unavailable` during shutdown.
+    pub async fn launch(&self, head: QueryHead, work: Work) -> Result<Arc<Query>> {
+        if self.stopped.is_cancelled() {
+            return Err(Error::new(Kind::Unavailable, "the scheduler is shutting down")
+                .with_hint("try again in a moment, perhaps at another scheduler"));
+        }
+        let admission = self.admissions.of(head.engine);
+        let query = Arc::new(Query::new(head));
+        self.insert(&query);
+        let guard = query.cancel.clone().drop_guard();
+        let is_plan = matches!(work, Work::Plans { .. });
+        let span = info_span!(SPAN_QUERY, query_id = %query.id, user = %query.user, engine = query.engine);
+        tokio::spawn(drive(Arc::clone(&query), admission, work).instrument(span));
+        match is_plan {
+            true => query.accepted().await?,
+            false => query.finished().await?,
+        }
+        guard.disarm();
+        Ok(query)
+    }
+
+    /// Refuses new queries, waits at most `limit` for the running ones, then cancels them and frees all rows.
+    pub async fn shut_down(&self, limit: Duration) {
+        self.stopped.cancel();
+        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
+        let ends = join_all(all.iter().map(|query| query.wait(|status| status.state.is_final())));
+        if tokio::time::timeout(limit, ends).await.is_err() {
+            info!("queries still run after the time given to end");
+        }
+        join_all(all.iter().map(|query| query.close())).await;
+    }
+
+    fn insert(&self, query: &Arc<Query>) {
+        let mut all = self.all.lock();
+        let excess = (all.len() + 1).saturating_sub(self.limits.records_max);
+        // Running queries are bounded by admission, so there is always a finished one to forget. Dropping its runs frees its rows.
+        let forget: Vec<_> =
+            all.values().filter(|old| old.status.borrow().state.is_final()).map(|old| old.id.clone()).take(excess).collect();
+        for id in forget {
+            all.remove(&id);
+        }
+        all.insert(query.id.clone(), Arc::clone(query));
+    }
+
+    async fn sweep(&self, now: Instant) {
+        let limit = Duration::from_secs(self.limits.unattended_seconds);
+        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
+        for query in all {
+            match query.neglect(now, limit) {
+                Some(Neglect::Cancel) => query.cancel.cancel(),
+                Some(Neglect::Close) => query.close().await,
+                None => {}
+            }
+        }
+    }
+}
+
+/// Sees a query through to its end.
+async fn drive(query: Arc<Query>, admission: Arc<Admission>, work: Work) {
+    let work = async {
+        let _admitted = admission.enter(|| query.enter(QueryState::Queued)).await?;
+        match work {
+            Work::Plans { engine, plans, present, timeout: None } => run_plans(&query, engine, plans, present).await,
+            Work::Plans { engine, plans, present, timeout: Some(limit) } => {
+                tokio::time::timeout(limit, run_plans(&query, engine, plans, present)).await.unwrap_or_else(|_| {
+                    Err(Error::new(Kind::Timeout, format!("the query ran longer than {} s", limit.as_secs()))
+                        .with_hint("raise it with SET windlass.query_timeout_s, or ask for less"))
+                })
+            }
+            Work::Statement(statement) => {
+                query.enter(QueryState::Running);
+                let Outcome { rows, affected_rows } = statement.await?;
+                query.status.send_modify(|status| {
+                    status.runs.extend(rows.map(|rows| Arc::new(rows::Rows(rows)) as Arc<dyn Run>));
+                    status.affected_rows = affected_rows;
+                });
+                Ok(())
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = query.cancel.cancelled() => Err(Error::new(Kind::Cancelled, "the query was cancelled")),
+        outcome = work => outcome,
+    };
+    let failed = outcome.is_err();
+    query.end(outcome);
+    if failed {
+        query.stop_runs().await;
+    }
+}
+
+/// Runs the plans one after another: results come in the order of the parameters, and a query takes one place.
+async fn run_plans(
+    query: &Query,
+    engine: Arc<dyn Engine>,
+    plans: Vec<PlannedQuery>,
+    present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
+) -> Result<()> {
+    for plan in plans {
+        let run = present(engine.start(plan).await?);
+        query.status.send_modify(|status| {
+            status.state = QueryState::Running;
+            status.runs.push(Arc::clone(&run));
+        });
+        run.finished().await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+use async_trait::async_trait;
+use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::prelude::SessionContext;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::schema::client_schema;
+
+/// Finishes a run for each permit, and counts what was stopped.
+#[derive(Debug)]
+struct Gated {
+    gate: Arc<Semaphore>,
+    stopped: Arc<AtomicUsize>,
+}
+
+struct GatedRun {
+    gate: Arc<Semaphore>,
+    stopped: Arc<AtomicUsize>,
+    rows: rows::Rows,
+}
+
+fn batch() -> RecordBatch {
+    RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef)]).unwrap()
+}
+
+#[async_trait]
+impl Engine for Gated {
+    fn name(&self) -> &'static str {
+        "staged"
+    }
+
+    async fn start(&self, _: PlannedQuery) -> Result<Arc<dyn Run>> {
+        Ok(Arc::new(GatedRun { gate: Arc::clone(&self.gate), stopped: Arc::clone(&self.stopped), rows: rows::Rows(batch()) }))
+    }
+
+    async fn explain(&self, _: PlannedQuery) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Run for GatedRun {
+    fn progress(&self) -> Progress {
+        Progress { tasks_total: 1, ..Progress::default() }
+    }
+
+    async fn finished(&self) -> Result<()> {
+        self.gate.acquire().await.unwrap().forget();
+        Ok(())
+    }
+
+    async fn rows(&self) -> Result<SendableRecordBatchStream> {
+        self.rows.rows().await
+    }
+
+    async fn analysis(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    async fn cancel(&self) {
+        self.stopped.fetch_add(1, Ordering::SeqCst);
+    }
+
+    async fn close(&self) {}
+}
+
+struct Bench {
+    queries: Arc<Queries>,
+    gate: Arc<Semaphore>,
+    stopped: Arc<AtomicUsize>,
+}
+
+fn bench(limits: QueryLimits) -> Bench {
+    Bench { queries: Queries::new(limits), gate: Arc::new(Semaphore::new(0)), stopped: Arc::default() }
+}
+
+impl Bench {
+    async fn launch(&self, runs: usize, timeout: Option<Duration>) -> Result<Arc<Query>> {
+        let schema = client_schema(&batch().schema());
+        let head = QueryHead {
+            id: new_query_id(),
+            user: "ada".to_owned(),
+            label: "SELECT".to_owned(),
+            schema: Arc::clone(&schema),
+            engine: "staged",
+        };
+        let plan = PlannedQuery {
+            id: head.id.clone(),
+            label: head.label.clone(),
+            context: Arc::new(SessionContext::new()),
+            plan: LogicalPlanBuilder::empty(true).build().unwrap(),
+            schema,
+        };
+        let engine = Arc::new(Gated { gate: Arc::clone(&self.gate), stopped: Arc::clone(&self.stopped) });
+        self.queries.launch(head, Work::Plans { engine, plans: vec![plan; runs], present: |run| run, timeout }).await
+    }
+
+    fn stopped(&self) -> usize {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn rows_of_all_runs_follow_each_other_and_can_be_read_again() {
+    let bench = bench(QueryLimits::default());
+    let query = bench.launch(3, None).await.unwrap();
+    assert_eq!(query.progress().state(), QueryState::Running);
+    bench.gate.add_permits(3);
+    for _ in 0..2 {
+        let batches: Vec<_> = query.rows().await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [2, 2, 2]);
+        assert_eq!(batches[0].schema(), query.schema());
+    }
+    query.finished().await.unwrap();
+    assert_eq!((query.progress().state(), query.progress().tasks_total), (QueryState::Finished, 3));
+    query.close().await;
+    assert_eq!(query.rows().await.err().unwrap().kind(), Kind::NotFound);
+    assert_eq!(query.record().rows_returned, 12);
+}
+
+#[tokio::test]
+async fn the_queue_is_ordered_bounded_and_can_be_left() {
+    let bench = bench(QueryLimits { staged_running_max: 1, queued_max: 1, ..QueryLimits::default() });
+    let first = bench.launch(1, None).await.unwrap();
+    let second = bench.launch(1, None).await.unwrap();
+    assert_eq!(second.progress().state(), QueryState::Queued);
+    assert_eq!(bench.launch(1, None).await.unwrap_err().kind(), Kind::Exhausted);
+    second.cancel().await;
+    assert_eq!(second.finished().await.unwrap_err().kind(), Kind::Cancelled);
+    let third = bench.launch(1, None).await.unwrap();
+    bench.gate.add_permits(2);
+    first.finished().await.unwrap();
+    third.finished().await.unwrap();
+    let states: Vec<_> = bench.queries.records().iter().map(|record| record.state).collect();
+    assert_eq!(states, [QueryState::Finished, QueryState::Cancelled, QueryState::Failed, QueryState::Finished]);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_stopped() {
+    let bench = bench(QueryLimits::default());
+    let query = bench.launch(2, None).await.unwrap();
+    let rows = query.rows().await.unwrap();
+    let other = query.rows().await.unwrap();
+    drop(rows);
+    assert_eq!(query.progress().state(), QueryState::Running, "another reader is left");
+    drop(other);
+    assert_eq!(query.finished().await.unwrap_err().kind(), Kind::Cancelled);
+    query.cancel().await;
+    assert!(bench.stopped() > 0);
+
+    let late = bench.launch(1, Some(Duration::from_millis(20))).await.unwrap();
+    assert_eq!(late.finished().await.unwrap_err().kind(), Kind::Timeout);
+    assert_eq!(late.rows().await.err().unwrap().detail().query_id, late.id().to_string());
+
+    let unattended = bench.launch(1, None).await.unwrap();
+    bench.queries.sweep(Instant::now()).await;
+    assert_eq!(unattended.progress().state(), QueryState::Running);
+    bench.queries.sweep(Instant::now() + Duration::from_secs(301)).await;
+    assert_eq!(unattended.finished().await.unwrap_err().kind(), Kind::Cancelled);
+    bench.queries.sweep(Instant::now() + Duration::from_secs(301)).await;
+    assert!(unattended.status.borrow().released);
+}
+
+#[tokio::test]
+async fn records_are_bounded_and_shutdown_ends_all() {
+    let bench = bench(QueryLimits { records_max: 3, ..QueryLimits::default() });
+    bench.gate.add_permits(5);
+    for _ in 0..5 {
+        bench.launch(1, None).await.unwrap().finished().await.unwrap();
+    }
+    assert_eq!(bench.queries.records().len(), 3);
+    let running = bench.launch(1, None).await.unwrap();
+    bench.queries.shut_down(Duration::ZERO).await;
+    assert_eq!(running.finished().await.unwrap_err().kind(), Kind::Cancelled);
+    assert_eq!(bench.launch(1, None).await.unwrap_err().kind(), Kind::Unavailable);
+}

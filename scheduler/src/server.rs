@@ -1,0 +1,169 @@
+//! Puts a scheduler together and runs it until it is told to stop.
+
+use std::fs::{DirBuilder, File};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use windlass_catalog::{Catalog, SqliteCatalog};
+use windlass_engine::process::{Stop, stop_requested};
+use windlass_engine::{Locations, RuntimeOptions, build_runtime};
+use windlass_proto::Kind;
+
+use crate::auth::SigningKey;
+use crate::config::SchedulerConfig;
+use crate::coordinator::{Coordinator, CoordinatorLimits, Parts};
+use crate::ddl::DdlExecutor;
+use crate::engines::Cluster;
+use crate::engines::local::LocalEngine;
+use crate::engines::staged::{StagedEngine, StagedOptions};
+use crate::error::{Error, Result};
+use crate::http::{Pages, routes};
+use crate::{flight_sql, metrics, system};
+
+/// What queries that were cancelled at the end get to tell their executors.
+const CANCEL_TIME: Duration = Duration::from_secs(2);
+
+/// How a process runs beside its settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    /// Print one line with the ports when all listen.
+    pub announce: bool,
+    /// Stop when standard input ends.
+    pub exit_with_parent: bool,
+}
+
+/// Runs a scheduler until a signal, or the end of standard input, stops it.
+///
+/// `cluster_threads` serve executors, apart from the threads that serve clients: a heartbeat must not wait for a query.
+pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Handle) -> Result<()> {
+    let stop = stop_requested(manners.exit_with_parent);
+    let metrics = metrics::install().map_err(|error| Error::internal(format!("cannot start metrics: {error}")))?;
+    let flight = listen(config.flight_host, config.flight_port, "flight_port").await?;
+    let internal = listen(config.internal_host, config.internal_port, "internal_port").await?;
+    let http = listen(config.http_host, config.http_port, "http_port").await?;
+    let announcement = format!("ready flight={} internal={} http={}", address(&flight)?, address(&internal)?, address(&http)?);
+
+    let _lock = own_data_dir(&config.data_dir)?;
+    let warehouse = config.warehouse();
+    make_dir(&warehouse)?;
+    let allowed = config.allowed_locations.iter().cloned().chain([warehouse.display().to_string()]);
+    let bad_location = |error: windlass_engine::LocationError| Error::invalid(format!("setting 'allowed_locations': {error}"));
+    let locations = Locations::new(allowed).map_err(bad_location)?;
+    let warehouse = locations.check(&warehouse.display().to_string()).map_err(bad_location)?;
+    let options = RuntimeOptions {
+        memory_limit_bytes: config.memory_limit_bytes,
+        spill_dir: config.data_dir.join("spill"),
+        spill_limit_bytes: config.spill_limit_bytes,
+        metadata_cache_bytes: config.metadata_cache_bytes,
+    };
+    let runtime = build_runtime(&options, &locations)?;
+    let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&config.data_dir.join("catalog.sqlite")).await?);
+    let key = SigningKey::load_or_create(&config.data_dir.join("signing.key"))
+        .map_err(|cause| Error::internal(format!("cannot use the signing key in '{}': {cause}", config.data_dir.display())))?;
+
+    let shutdown = CancellationToken::new();
+    let staged_options = StagedOptions {
+        endpoint: endpoint(&config, address(&internal)?.port()),
+        listener: internal,
+        executor_timeout: Duration::from_secs(config.executor_timeout_s),
+        sweep_interval: Duration::from_secs(1),
+        shutdown: shutdown.clone(),
+    };
+    let started = cluster_threads.spawn(StagedEngine::start(staged_options)).await;
+    let (staged, mut serving_executors) = started.map_err(|cause| Error::internal(format!("the staged engine died: {cause}")))??;
+    let cluster: Arc<dyn Cluster> = Arc::clone(&staged) as _;
+
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts = Parts {
+        catalog: Arc::clone(&catalog),
+        ddl: DdlExecutor::new(Arc::clone(&catalog), locations, Arc::clone(&runtime), warehouse, system::tables()),
+        local: Arc::new(LocalEngine::new(threads, Arc::clone(&runtime))?),
+        staged,
+        cluster: Arc::clone(&cluster),
+        runtime: Arc::clone(&runtime),
+    };
+    let limits = CoordinatorLimits { guard: config.guard, planning: config.planning, sessions: config.sessions, queries: config.queries };
+    let coordinator = Coordinator::new(parts, limits);
+    let front_door_closed = CancellationToken::new();
+    let front_door = flight_sql::serve(flight, Arc::clone(&coordinator), config.front_door, key, front_door_closed.clone())?;
+    let mut front_door = tokio::spawn(front_door);
+    let pages = tokio::spawn(axum::serve(http, routes(Pages { catalog, cluster, runtime, metrics })).into_future());
+    info!("{announcement}");
+    if manners.announce {
+        println!("{announcement}");
+    }
+
+    let ended = |ended: Result<Result<()>, tokio::task::JoinError>| match ended {
+        Ok(result) => result.and_then(|()| Err(Error::internal("a server ended without being told"))),
+        Err(cause) => Err(Error::internal(format!("a server died: {cause}"))),
+    };
+    let stop = tokio::select! {
+        stop = stop => stop.map_err(|cause| Error::internal(format!("cannot listen for signals: {cause}")))?,
+        result = &mut front_door => return ended(result),
+        result = &mut serving_executors => return ended(result),
+    };
+    info!(?stop, "scheduler stops");
+    if stop == Stop::Signal {
+        // Calls that run may end, answers that stream are delivered; nothing new is taken.
+        front_door_closed.cancel();
+        if tokio::time::timeout(Duration::from_secs(config.drain_timeout_s), &mut front_door).await.is_err() {
+            warn!(timeout_s = config.drain_timeout_s, "queries did not end in time and are cancelled");
+        }
+    }
+    let cancels = coordinator.queries().iter().any(|query| !query.state.is_final());
+    coordinator.shut_down(Duration::ZERO).await;
+    if cancels {
+        tokio::time::sleep(CANCEL_TIME).await;
+    }
+    shutdown.cancel();
+    pages.abort();
+    Ok(())
+}
+
+/// Binds now, so that a taken port is an error at the start and port 0 has a number to announce.
+async fn listen(host: IpAddr, port: u16, setting: &str) -> Result<TcpListener> {
+    let address = SocketAddr::new(host, port);
+    TcpListener::bind(address).await.map_err(|cause| {
+        Error::new(Kind::Unavailable, format!("cannot listen on {address}: {cause}"))
+            .with_hint(format!("set '{setting}' to a free port, or 0 for any"))
+    })
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr> {
+    listener.local_addr().map_err(|cause| Error::internal(format!("cannot tell the address of a port: {cause}")))
+}
+
+/// Where executors reach the internal port.
+fn endpoint(config: &SchedulerConfig, port: u16) -> String {
+    match &config.advertised_host {
+        Some(host) => format!("{host}:{port}"),
+        None => SocketAddr::new(config.internal_host, port).to_string(),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| Error::new(Kind::Unavailable, format!("cannot make directory '{}': {cause}", path.display())))
+}
+
+/// Makes the data directory and keeps other schedulers out of it for as long as the returned file is open.
+fn own_data_dir(path: &Path) -> Result<File> {
+    make_dir(path)?;
+    let failed =
+        |cause: &dyn std::fmt::Display| Error::new(Kind::Unavailable, format!("cannot lock data directory '{}': {cause}", path.display()));
+    let lock = File::create(path.join("lock")).map_err(|cause| failed(&cause))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(failed(&"another scheduler uses it").with_hint("stop it, or give this one another 'data_dir'"))
+        }
+        Err(std::fs::TryLockError::Error(cause)) => Err(failed(&cause)),
+    }
+}

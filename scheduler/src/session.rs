@@ -1,0 +1,230 @@
+//! Who is connected, in which database, with which settings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::prelude::SessionConfig;
+use metrics::gauge;
+use parking_lot::Mutex;
+use uuid::Uuid;
+use windlass_catalog::catalog::DEFAULT_DATABASE;
+use windlass_engine::session::{SETTABLE, session_config, set_option};
+use windlass_proto::{Kind, SessionId};
+
+use crate::engines::Cluster;
+use crate::error::{Error, Result};
+use crate::metrics::SESSIONS_OPEN;
+
+/// How many sessions there may be, and for how long.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionLimits {
+    /// Open sessions; one more fails with `Exhausted`.
+    pub sessions_max: usize,
+    /// Seconds without a request after which a session is forgotten.
+    pub idle_seconds: u64,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        // A day: a notebook left open over night still has its token in the morning.
+        Self { sessions_max: 10_000, idle_seconds: 24 * 60 * 60 }
+    }
+}
+
+/// One client's current database and settings. Settings apply to statements that start after the change.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    user: String,
+    cluster: Arc<dyn Cluster>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    database: String,
+    /// Only what differs from the defaults.
+    settings: BTreeMap<String, String>,
+    used: Instant,
+}
+
+impl Session {
+    fn new(user: &str, cluster: Arc<dyn Cluster>, now: Instant) -> Self {
+        let state = State { database: DEFAULT_DATABASE.to_owned(), settings: BTreeMap::new(), used: now };
+        Self { id: SessionId::new(Uuid::new_v4().to_string()), user: user.to_owned(), cluster, state: Mutex::new(state) }
+    }
+
+    /// Random, not guessable.
+    pub fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    /// Who opened it.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Database that unqualified names belong to.
+    pub fn database(&self) -> String {
+        self.state.lock().database.clone()
+    }
+
+    /// Changes the current database. That it exists is checked by the caller, who has the catalog.
+    pub fn set_database(&self, database: impl Into<String>) {
+        self.state.lock().database = database.into();
+    }
+
+    /// Changes a setting. Errors: `NotFound` for a name that is not settable, `Invalid` for a value that it does not take.
+    pub fn set(&self, name: &str, value: &str) -> Result<()> {
+        let name = settable(name)?;
+        set_option(session_config(1).options_mut(), name, value)?;
+        self.state.lock().settings.insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+
+    /// Takes a setting, or all, back to its default. Errors: `NotFound`.
+    pub fn reset(&self, name: Option<&str>) -> Result<()> {
+        match name {
+            Some(name) => drop(self.state.lock().settings.remove(settable(name)?)),
+            None => self.state.lock().settings.clear(),
+        }
+        Ok(())
+    }
+
+    /// A setting's value: the session's, or the default. Errors: `NotFound`.
+    pub fn get(&self, name: &str) -> Result<String> {
+        let name = settable(name)?;
+        let value = self.settings().into_iter().find(|(setting, _)| setting == name);
+        value.map(|(_, value)| value).ok_or_else(|| Error::internal(format!("setting '{name}' has no value")))
+    }
+
+    /// All settings with their values, by name.
+    pub fn settings(&self) -> Vec<(String, String)> {
+        let entries = self.config().options().entries();
+        let settable = entries.into_iter().filter(|entry| SETTABLE.iter().any(|(name, _)| *name == entry.key));
+        let mut settings: Vec<_> = settable.map(|entry| (entry.key, entry.value.unwrap_or_default())).collect();
+        settings.sort();
+        settings
+    }
+
+    /// What the session's next statement is planned with: defaults for the cluster as it is now, the settings, the current database.
+    pub fn config(&self) -> SessionConfig {
+        let mut config = session_config(self.cluster.slots());
+        let state = self.state.lock();
+        let options = config.options_mut();
+        for (name, value) in &state.settings {
+            set_option(options, name, value).expect("every setting was checked when it was set");
+        }
+        options.catalog.default_schema.clone_from(&state.database);
+        config
+    }
+}
+
+fn settable(name: &str) -> Result<&'static str> {
+    let wanted = name.to_ascii_lowercase();
+    let known = SETTABLE.iter().find(|(known, _)| *known == wanted);
+    known.map(|(known, _)| *known).ok_or_else(|| {
+        Error::new(Kind::NotFound, format!("setting '{name}' does not exist or is not for users to set"))
+            .with_hint("SHOW ALL lists the settings")
+    })
+}
+
+/// All open sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    limits: SessionLimits,
+    cluster: Arc<dyn Cluster>,
+    open: Mutex<HashMap<SessionId, Arc<Session>>>,
+}
+
+impl Sessions {
+    /// No sessions yet.
+    pub fn new(limits: SessionLimits, cluster: Arc<dyn Cluster>) -> Self {
+        Self { limits, cluster, open: Mutex::default() }
+    }
+
+    /// Opens a session. Errors: `Exhausted` when there are [`SessionLimits::sessions_max`], after idle ones were forgotten.
+    pub fn open(&self, user: &str) -> Result<Arc<Session>> {
+        let now = Instant::now();
+        let mut open = self.open.lock();
+        if open.len() >= self.limits.sessions_max {
+            let idle = Duration::from_secs(self.limits.idle_seconds);
+            open.retain(|_, session| now.duration_since(session.state.lock().used) < idle);
+        }
+        if open.len() >= self.limits.sessions_max {
+            return Err(Error::new(Kind::Exhausted, format!("all {} sessions are taken", self.limits.sessions_max))
+                .with_hint("close sessions that are not used, or raise sessions_max"));
+        }
+        let session = Arc::new(Session::new(user, Arc::clone(&self.cluster), now));
+        open.insert(session.id.clone(), Arc::clone(&session));
+        gauge!(SESSIONS_OPEN).set(open.len() as f64);
+        Ok(session)
+    }
+
+    /// The session, if it is open and was used within [`SessionLimits::idle_seconds`]; this counts as a use.
+    pub fn get(&self, id: &SessionId) -> Option<Arc<Session>> {
+        self.get_at(id, Instant::now())
+    }
+
+    fn get_at(&self, id: &SessionId, now: Instant) -> Option<Arc<Session>> {
+        let mut open = self.open.lock();
+        let session = Arc::clone(open.get(id)?);
+        let mut state = session.state.lock();
+        if now.duration_since(state.used) >= Duration::from_secs(self.limits.idle_seconds) {
+            open.remove(id);
+            return None;
+        }
+        state.used = now;
+        drop(state);
+        Some(session)
+    }
+
+    /// Forgets a session; whether it was open.
+    pub fn close(&self, id: &SessionId) -> bool {
+        let mut open = self.open.lock();
+        let closed = open.remove(id).is_some();
+        gauge!(SESSIONS_OPEN).set(open.len() as f64);
+        closed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::ExecutorInfo;
+
+    #[derive(Debug)]
+    struct Empty;
+
+    impl Cluster for Empty {
+        fn executors(&self) -> Vec<ExecutorInfo> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn sessions_are_bounded_and_expire_when_idle() {
+        let sessions = Sessions::new(SessionLimits { sessions_max: 1, idle_seconds: 60 }, Arc::new(Empty));
+        let session = sessions.open("ada").unwrap();
+        assert_eq!(sessions.open("bob").unwrap_err().kind(), Kind::Exhausted);
+        let later = Instant::now() + Duration::from_secs(59);
+        assert!(sessions.get_at(session.id(), later).is_some());
+        assert!(sessions.get_at(session.id(), later + Duration::from_secs(59)).is_some(), "a use prolongs the session");
+        assert!(sessions.get_at(session.id(), later + Duration::from_secs(60 + 59)).is_none());
+        assert!(sessions.open("bob").is_ok());
+    }
+
+    #[test]
+    fn settings_are_checked_and_reset() {
+        let session = Session::new("ada", Arc::new(Empty), Instant::now());
+        assert_eq!(session.set("windlass.no_such_thing", "1").unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(session.set("windlass.engine", "steam").unwrap_err().kind(), Kind::Invalid);
+        session.set("WINDLASS.engine", "local").unwrap();
+        assert_eq!(session.get("windlass.engine").unwrap(), "local");
+        session.reset(Some("windlass.engine")).unwrap();
+        assert_eq!(session.get("windlass.engine").unwrap(), "auto");
+        assert_eq!(session.settings().len(), SETTABLE.len());
+    }
+}

@@ -1,0 +1,331 @@
+//! One SQL text: checked, classified, described.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
+use windlass_catalog::ddl::{self, DdlStatement};
+
+use crate::error::{Error, Result};
+use crate::guard::{self, GuardLimits};
+
+/// Placeholders a statement may have.
+const PARAMETERS_MAX: usize = 10_000;
+
+/// Whether a statement returns rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementKind {
+    /// Returns rows: SELECT, SHOW, DESCRIBE, EXPLAIN.
+    Query,
+    /// Changes something and returns a count at most: DDL, SET, USE.
+    Update,
+}
+
+/// A statement that was checked and described; it can be executed many times.
+#[derive(Debug)]
+pub struct Statement {
+    sql: String,
+    action: Action,
+    schema: Option<SchemaRef>,
+    parameter_types: Vec<Option<DataType>>,
+    parameters: SchemaRef,
+}
+
+impl Statement {
+    /// `schema` is that of the rows, if there are any; `parameter_types` has one entry per placeholder, `None` where any type will do.
+    pub(crate) fn new(sql: String, action: Action, schema: Option<SchemaRef>, parameter_types: Vec<Option<DataType>>) -> Self {
+        let field = |(index, data_type): (usize, &Option<DataType>)| {
+            // Clients build vectors from these fields, so each needs a type; text can be cast to most.
+            Field::new(format!("${}", index + 1), data_type.clone().unwrap_or(DataType::Utf8), true)
+        };
+        let parameters = Arc::new(Schema::new(parameter_types.iter().enumerate().map(field).collect::<Vec<_>>()));
+        Self { sql, action, schema, parameter_types, parameters }
+    }
+
+    /// The text as it came.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Whether it returns rows.
+    pub fn kind(&self) -> StatementKind {
+        if self.schema.is_some() { StatementKind::Query } else { StatementKind::Update }
+    }
+
+    /// The schema that its rows will have, exactly; empty for updates. Columns that are nothing but a parameter of unknown type take the
+    /// type of the bound value instead.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.as_ref().map_or_else(|| Arc::new(Schema::empty()), Arc::clone)
+    }
+
+    /// One nullable field per placeholder, in order.
+    pub fn parameters(&self) -> SchemaRef {
+        Arc::clone(&self.parameters)
+    }
+
+    /// Types that values are cast to, in order of the placeholders; `None` keeps the value's own.
+    pub(crate) fn parameter_types(&self) -> &[Option<DataType>] {
+        &self.parameter_types
+    }
+
+    pub(crate) fn action(&self) -> &Action {
+        &self.action
+    }
+}
+
+/// What a statement asks for.
+#[derive(Debug, Clone)]
+pub(crate) enum Action {
+    /// Rows of a query.
+    Query(Box<ast::Statement>),
+    /// How a query would run, or how it ran.
+    Explain { query: Box<ast::Statement>, mode: ExplainMode },
+    /// A statement about names.
+    Names(Box<DdlStatement>),
+    /// `SET name = value`
+    Set { name: String, value: String },
+    /// `RESET name`, `RESET ALL`
+    Reset(Option<String>),
+    /// `SHOW name`, `SHOW ALL`
+    Show(Option<String>),
+}
+
+/// What EXPLAIN shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExplainMode {
+    /// The plan; the query does not run.
+    Plan,
+    /// The plan before the optimizer as well.
+    Verbose,
+    /// The query runs; what it did.
+    Analyze,
+}
+
+/// A statement that was read, not yet resolved.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) action: Action,
+    pub(crate) placeholders: usize,
+}
+
+/// Reads one statement. Recursion follows the text's nesting, so this belongs on a large stack.
+///
+/// Errors: `Exhausted` above the limits; `Invalid` with the place of the mistake; `Unsupported` for statements of other engines.
+pub(crate) fn parse(sql: &str, limits: &GuardLimits) -> Result<Parsed> {
+    let mut tokens = guard::tokens(sql, limits)?;
+    if let Some(statement) = ddl::parse(sql).map_err(|error| Error::new(error.kind, error.message).at(error.line, error.column))? {
+        return Ok(Parsed { action: Action::Names(Box::new(statement)), placeholders: 0 });
+    }
+    let placeholders = number_placeholders(&mut tokens)?;
+    // Levels of the parser's recursion per level of parentheses.
+    let parser = Parser::new(&GenericDialect {}).with_recursion_limit(3 * limits.nesting_max);
+    let action = action(parser.with_tokens_with_locations(tokens)).map_err(syntax)?;
+    Ok(Parsed { action: action?, placeholders })
+}
+
+/// The outer error is the parser's, the inner one ours.
+fn action(mut parser: Parser<'_>) -> Result<Result<Action>, ParserError> {
+    let first = parser.peek_token();
+    let (line, column) = (first.span.start.line, first.span.start.column);
+    let refused = |message: &str, hint: &str| Ok(Err(Error::unsupported(message).with_hint(hint).at(line, column)));
+    let Token::Word(Word { keyword, .. }) = first.token else { return query(parser).map(|ast| Ok(Action::Query(ast))) };
+    match keyword {
+        Keyword::EXPLAIN | Keyword::DESCRIBE | Keyword::DESC => {
+            parser.next_token();
+            let mut mode = ExplainMode::Plan;
+            loop {
+                match () {
+                    () if parser.parse_keyword(Keyword::ANALYZE) => mode = ExplainMode::Analyze,
+                    () if parser.parse_keyword(Keyword::VERBOSE) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
+                    () => break,
+                }
+            }
+            Ok(Ok(Action::Explain { query: query(parser)?, mode }))
+        }
+        Keyword::SET => {
+            parser.next_token();
+            let _ = parser.parse_one_of_keywords(&[Keyword::SESSION, Keyword::LOCAL]);
+            let name = setting_name(&mut parser)?;
+            if !parser.consume_token(&Token::Eq) {
+                parser.expect_keyword(Keyword::TO)?;
+            }
+            Ok(Ok(Action::Set { name, value: setting_value(&mut parser)? }))
+        }
+        Keyword::RESET => {
+            parser.next_token();
+            Ok(Ok(Action::Reset(all_or_name(parser)?)))
+        }
+        Keyword::SHOW => {
+            parser.next_token();
+            Ok(Ok(Action::Show(all_or_name(parser)?)))
+        }
+        Keyword::BEGIN | Keyword::START | Keyword::COMMIT | Keyword::ROLLBACK | Keyword::SAVEPOINT | Keyword::ABORT => {
+            refused("transactions are not supported: every statement commits by itself", "leave BEGIN and COMMIT out, and use autocommit")
+        }
+        Keyword::PREPARE | Keyword::EXECUTE | Keyword::DEALLOCATE => {
+            refused("PREPARE in SQL is not supported", "use prepared statements of the client: placeholders are ? or $1, $2")
+        }
+        _ => query(parser).map(|ast| Ok(Action::Query(ast))),
+    }
+}
+
+/// Reads a query to the end of the text.
+fn query(mut parser: Parser<'_>) -> Result<Box<ast::Statement>, ParserError> {
+    let statement = parser.parse_statement()?;
+    end(parser)?;
+    match statement {
+        ast::Statement::Query(_) => Ok(Box::new(statement)),
+        other => {
+            let text = other.to_string();
+            let verb = text.split_whitespace().next().unwrap_or_default();
+            Err(ParserError::ParserError(format!("{verb} is not supported here: Expected: a query")))
+        }
+    }
+}
+
+fn end(mut parser: Parser<'_>) -> Result<(), ParserError> {
+    let rest = parser.next_token();
+    match rest.token {
+        Token::EOF => Ok(()),
+        _ => parser.expected("end of statement", rest),
+    }
+}
+
+fn setting_name(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    Ok(parser.parse_object_name(false)?.0.iter().map(|part| part.to_string().to_ascii_lowercase()).collect::<Vec<_>>().join("."))
+}
+
+fn all_or_name(mut parser: Parser<'_>) -> Result<Option<String>, ParserError> {
+    let name = match parser.parse_keyword(Keyword::ALL) {
+        true => None,
+        false => Some(setting_name(&mut parser)?),
+    };
+    end(parser)?;
+    Ok(name)
+}
+
+/// The rest of the text as a value: a string without its quotes, anything else as written.
+fn setting_value(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    let mut value = String::new();
+    loop {
+        let token = parser.next_token();
+        match token.token {
+            Token::EOF if value.is_empty() => return parser.expected("a value", token),
+            Token::EOF => return Ok(value),
+            Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) if value.is_empty() => {
+                return match parser.next_token() {
+                    TokenWithSpan { token: Token::EOF, .. } => Ok(text),
+                    rest => parser.expected("end of statement", rest),
+                };
+            }
+            other => value.push_str(&other.to_string()),
+        }
+    }
+}
+
+/// Rewrites `?` to `$1`, `$2`, ... and returns how many parameters there are.
+fn number_placeholders(tokens: &mut [TokenWithSpan]) -> Result<usize> {
+    let (mut marks, mut highest) = (0, 0);
+    for token in tokens {
+        let start = token.span.start;
+        let Token::Placeholder(name) = &mut token.token else { continue };
+        if name == "?" {
+            marks += 1;
+            *name = format!("${marks}");
+            continue;
+        }
+        let number = name[1..].parse().ok().filter(|number| (1..=PARAMETERS_MAX).contains(number));
+        let number = number
+            .ok_or_else(|| Error::invalid(format!("'{name}' is no parameter; write ? or $1, $2, ...")).at(start.line, start.column))?;
+        *name = format!("${number}");
+        highest = highest.max(number);
+    }
+    match (marks, highest) {
+        (1.., 1..) => Err(Error::invalid("the statement mixes ? and $1; use one of them")),
+        (PARAMETERS_MAX.., _) => Err(Error::invalid(format!("a statement may have at most {PARAMETERS_MAX} parameters"))),
+        _ => Ok(marks.max(highest)),
+    }
+}
+
+fn syntax(error: ParserError) -> Error {
+    let text = match error {
+        ParserError::RecursionLimitExceeded => {
+            return Error::new(windlass_proto::Kind::Exhausted, "the statement nests too deeply")
+                .with_hint("take parentheses off, or move inner queries into WITH");
+        }
+        ParserError::ParserError(text) | ParserError::TokenizerError(text) => text,
+    };
+    let (message, place) = match text.rsplit_once(" at Line: ") {
+        Some((message, place)) => {
+            (message, place.split_once(", Column: ").and_then(|(line, column)| Some((line.parse().ok()?, column.parse().ok()?))))
+        }
+        None => (text.as_str(), None),
+    };
+    let error =
+        Error::invalid(format!("cannot parse the statement: {}", message.replace("Expected: ", "expected ").replace("found: ", "found ")));
+    match place {
+        Some((line, column)) => error.at(line, column),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_proto::Kind;
+
+    use super::*;
+
+    fn read(sql: &str) -> Result<Parsed> {
+        parse(sql, &GuardLimits::default())
+    }
+
+    #[test]
+    fn statements_are_classified() {
+        for sql in ["SELECT 1", "VALUES (1)", "(SELECT 1) UNION (SELECT 2);", "WITH a AS (SELECT 1) SELECT * FROM a", "-- c\nselect 1"] {
+            assert!(matches!(read(sql).unwrap().action, Action::Query(_)), "{sql}");
+        }
+        let explained = |sql: &str| match read(sql).unwrap().action {
+            Action::Explain { mode, .. } => mode,
+            other => panic!("{sql}: {other:?}"),
+        };
+        assert_eq!(explained("EXPLAIN SELECT 1"), ExplainMode::Plan);
+        assert_eq!(explained("EXPLAIN VERBOSE SELECT 1"), ExplainMode::Verbose);
+        assert_eq!(explained("explain analyze verbose SELECT 1"), ExplainMode::Analyze);
+        assert!(matches!(read("SHOW TABLES").unwrap().action, Action::Names(_)));
+        assert!(matches!(read("SHOW ALL").unwrap().action, Action::Show(None)));
+        assert!(matches!(read("SHOW windlass.engine").unwrap().action, Action::Show(Some(name)) if name == "windlass.engine"));
+        assert!(matches!(read("RESET Windlass.Engine").unwrap().action, Action::Reset(Some(name)) if name == "windlass.engine"));
+        for (sql, expected) in
+            [("SET a.b = 'x y'", "x y"), ("SET a.b TO -1", "-1"), ("SET a.b = +02:00", "+02:00"), ("set a.b = true", "true")]
+        {
+            assert!(matches!(read(sql).unwrap().action, Action::Set { name, value } if name == "a.b" && value == expected), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_we_do_not_do_is_refused_by_kind() {
+        for sql in
+            ["BEGIN", "INSERT INTO t VALUES (1)", "DELETE FROM t", "COPY t TO 'x'", "CREATE TABLE t AS SELECT 1", "PREPARE p AS SELECT 1"]
+        {
+            assert_eq!(read(sql).unwrap_err().kind(), Kind::Unsupported, "{sql}");
+        }
+        for sql in ["SELCT 1", "SELECT 1 FROM", "SELECT 1 2", "EXPLAIN", "SET a =", "SELECT 1; SELECT 2", "KILL 1"] {
+            assert_eq!(read(sql).unwrap_err().kind(), Kind::Invalid, "{sql}");
+        }
+        let error = read("SELECT *\nFRM t").unwrap_err();
+        assert_eq!((error.detail().line, error.detail().column), (2, 1), "{error}");
+    }
+
+    #[test]
+    fn placeholders_are_numbered_outside_of_text() {
+        let count = |sql: &str| read(sql).map(|parsed| parsed.placeholders);
+        assert_eq!(count("SELECT '?', \"c?\", `?`, ? /* ? */ + ? -- ?").unwrap(), 2);
+        assert_eq!(count("SELECT $2, $1, $2, $$ ? $$").unwrap(), 2);
+        assert_eq!(count("SELECT ?, $1").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(count("SELECT $name").unwrap_err().kind(), Kind::Invalid);
+    }
+}
