@@ -1,0 +1,123 @@
+//! Completion from keywords and the catalog. Names are fetched behind the person's back; typing never waits.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reedline::{Completer, CompletionResult, Span, Suggestion};
+
+use crate::connection::Connection;
+use crate::error::Result;
+use crate::output::Cells;
+use crate::script::returns_rows;
+
+/// Columns that are fetched: enough for a few thousand tables, little enough to search at each key.
+const COLUMNS_MAX: usize = 50_000;
+const SUGGESTIONS_MAX: usize = 60;
+
+const KEYWORDS: &str = "ADD ALL ALTER ANALYZE AND AS ASC BETWEEN BY CASE CAST COLUMNS COUNT CREATE CROSS DATABASE DATABASES DATE DESC DESCRIBE \
+    DISTINCT DROP ELSE END EXCEPT EXISTS EXPLAIN EXTERNAL EXTRACT FALSE FROM FULL GROUP HAVING IF IN INNER INTERSECT INTERVAL INTO IS JOIN LEFT \
+    LIKE LIMIT LOCATION MSCK NOT NULL OFFSET ON OR ORDER OUTER OVER PARQUET PARTITION PARTITIONED PARTITIONS RENAME REPAIR REPLACE RIGHT SELECT \
+    SET SHOW STORED SYNC TABLE TABLES TBLPROPERTIES THEN TIMESTAMP TRUE UNION USE USING VALUES VIEW WHEN WHERE WITH";
+
+/// The names that completion knows. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Arc<Mutex<BTreeSet<String>>>);
+
+impl Names {
+    /// Fetches the catalog's names in the background; on failure the old ones stay.
+    pub fn refresh(&self, connection: &Connection) {
+        let (names, connection) = (self.clone(), connection.clone());
+        tokio::spawn(async move {
+            if let Ok(fresh) = fetch(&connection).await {
+                *names.0.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            }
+        });
+    }
+
+    /// As [`Names::refresh`], if `script` may have changed the catalog.
+    pub fn refresh_after(&self, script: &str, connection: &Connection) {
+        if crate::script::split(script).0.iter().any(|statement| !returns_rows(statement.sql)) {
+            self.refresh(connection);
+        }
+    }
+
+    /// Names and keywords that start with `prefix`, letters of either case alike, at most 60.
+    fn starting_with(&self, prefix: &str) -> Vec<String> {
+        let matches = |name: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<String> = names.iter().filter(|name| matches(name)).take(SUGGESTIONS_MAX).cloned().collect();
+        let lower = prefix.chars().all(char::is_lowercase);
+        let keywords = KEYWORDS.split_whitespace().filter(|word| matches(word));
+        found.extend(keywords.map(|word| if lower { word.to_lowercase() } else { word.to_string() }));
+        found.truncate(SUGGESTIONS_MAX);
+        found
+    }
+}
+
+/// Databases, tables with and without their database, and columns.
+async fn fetch(connection: &Connection) -> Result<BTreeSet<String>> {
+    let sql = format!("SELECT table_schema, table_name, column_name FROM information_schema.columns LIMIT {COLUMNS_MAX}");
+    let mut names = BTreeSet::new();
+    for batch in connection.collect(&sql).await? {
+        let cells = Cells::new(&batch)?;
+        for row in 0..batch.num_rows() {
+            if let (Some(database), Some(table), Some(column)) = (cells.text(0, row)?, cells.text(1, row)?, cells.text(2, row)?) {
+                names.extend([format!("{database}.{table}"), database, table, column]);
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Completes the word before the cursor.
+pub struct SqlCompleter {
+    names: Names,
+}
+
+impl SqlCompleter {
+    /// Completes from keywords and `names`.
+    pub fn new(names: Names) -> Self {
+        Self { names }
+    }
+}
+
+impl Completer for SqlCompleter {
+    fn complete(&mut self, line: &str, position: usize) -> CompletionResult {
+        let head = &line[..position];
+        let start = head
+            .rfind(|c: char| !(c.is_alphanumeric() || "_.".contains(c)))
+            .map_or(0, |at| at + head[at..].chars().next().map_or(0, char::len_utf8));
+        let word = &head[start..];
+        // `db.ta` completes as a whole; `alias.col` by its last part.
+        let after_dot = word.rfind('.').map_or(0, |dot| dot + 1);
+        let whole = if word.is_empty() { Vec::new() } else { self.names.starting_with(word) };
+        let (start, found) = match whole.is_empty() && after_dot > 0 {
+            true => (start + after_dot, self.names.starting_with(&word[after_dot..])),
+            false => (start, whole),
+        };
+        let suggest = |value: String| Suggestion { value, span: Span::new(start, position), ..Suggestion::default() };
+        CompletionResult::fresh(found.into_iter().map(suggest).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_complete_by_prefix_and_keep_the_case_of_keywords() {
+        let names = Names::default();
+        names.0.lock().unwrap().extend(["tpch", "tpch.orders", "orders", "o_orderkey"].map(String::from));
+        let mut completer = SqlCompleter::new(names);
+        let mut complete = |line: &str| {
+            let result = completer.complete(line, line.len());
+            result.suggestions().iter().map(|s| format!("{}@{}", s.value, s.span.start)).collect::<Vec<_>>()
+        };
+        assert_eq!(complete("sel"), ["select@0"]);
+        assert_eq!(complete("SEL"), ["SELECT@0"]);
+        assert_eq!(complete("select * from TPCH.o"), ["tpch.orders@14"]);
+        assert_eq!(complete("é(o_"), ["o_orderkey@3"]);
+        assert_eq!(complete("where x.o_o"), ["o_orderkey@8"]);
+        assert!(complete("select ").is_empty());
+    }
+}

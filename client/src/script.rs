@@ -1,0 +1,145 @@
+//! Cuts a script into statements, as a lexer sees it and not as a search for `;` would.
+
+/// One statement of a script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Statement<'a> {
+    /// Its text, from its first word on, without the final `;`.
+    pub sql: &'a str,
+    /// The line of the script on which the text starts, from 1.
+    pub line: usize,
+}
+
+/// The statements of `script` in order, and whether the text behind the last `;` is blank (spaces and comments only).
+///
+/// Quotes `'…'`, `"…"`, `` `…` `` (doubled inside), `e'…'` (with backslashes), `$tag$…$tag$`, `-- …` and nested `/* … */` hide a `;`.
+pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
+    let mut statements = Vec::new();
+    let mut start = None;
+    let mut at = 0;
+    let mut push = |from: Option<usize>, to: usize| {
+        if let Some(from) = from {
+            let line = 1 + script[..from].matches('\n').count();
+            statements.push(Statement { sql: script[from..to].trim_end(), line });
+        }
+    };
+    while let Some(c) = script[at..].chars().next() {
+        let (end, is_blank) = token(script, at, c);
+        match (c, is_blank) {
+            (';', _) => push(start.take(), at),
+            (_, true) => {}
+            (_, false) => start = start.or(Some(at)),
+        }
+        at = end;
+    }
+    push(start, script.len());
+    (statements, start.is_none())
+}
+
+/// Whether a statement returns rows, by its first word; the others change something and return a count or a message at most.
+pub fn returns_rows(sql: &str) -> bool {
+    const WORDS: [&str; 9] = ["select", "with", "values", "show", "describe", "desc", "explain", "table", "from"];
+    let sql = sql.trim_start_matches('(');
+    let end = sql.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(sql.len());
+    WORDS.iter().any(|word| word.eq_ignore_ascii_case(&sql[..end]))
+}
+
+/// End of the token that starts at `at` with `c`, and whether it is blank. An open quote or comment reaches to the end.
+fn token(script: &str, at: usize, c: char) -> (usize, bool) {
+    let rest = &script[at..];
+    let end_after = |found: Option<usize>, length: usize| found.map_or(script.len(), |index| at + index + length);
+    match c {
+        '\'' => (quoted(script, at, '\'', is_escape_string(&script[..at])), false),
+        '"' | '`' => (quoted(script, at, c, false), false),
+        '-' if rest.starts_with("--") => (end_after(rest.find('\n'), 1), true),
+        '/' if rest.starts_with("/*") => (block_comment(script, at), true),
+        '$' => match dollar_tag(rest) {
+            Some(tag) => (end_after(rest[tag.len()..].find(tag).map(|index| index + tag.len()), tag.len()), false),
+            None => (at + 1, false),
+        },
+        _ => (at + c.len_utf8(), c.is_whitespace()),
+    }
+}
+
+/// A doubled quote needs no care: it ends one quoted piece and starts the next.
+fn quoted(script: &str, open: usize, quote: char, backslash: bool) -> usize {
+    let mut escaped = false;
+    for (index, c) in script[open + 1..].char_indices() {
+        match c {
+            '\\' if backslash && !escaped => escaped = true,
+            c if c == quote && !escaped => return open + 1 + index + c.len_utf8(),
+            _ => escaped = false,
+        }
+    }
+    script.len()
+}
+
+/// Whether the text before a quote ends in a lone `e`, which makes it a string with backslash escapes.
+fn is_escape_string(before: &str) -> bool {
+    let mut back = before.chars().rev();
+    matches!(back.next(), Some('e' | 'E')) && !back.next().is_some_and(|c| c.is_alphanumeric() || c == '_')
+}
+
+fn block_comment(script: &str, open: usize) -> usize {
+    let bytes = script.as_bytes();
+    let (mut depth, mut at) = (0, open);
+    while at + 1 < bytes.len() {
+        match &bytes[at..at + 2] {
+            b"/*" => (depth, at) = (depth + 1, at + 2),
+            b"*/" => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    script.len()
+}
+
+/// The opening `$tag$` at the start of `rest`; `$1` is a parameter and none.
+fn dollar_tag(rest: &str) -> Option<&str> {
+    let end = rest[1..].find('$')? + 1;
+    let name = &rest[1..end];
+    let is_tag = !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    is_tag.then(|| &rest[..=end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(script: &str) -> Vec<&str> {
+        split(script).0.into_iter().map(|statement| statement.sql).collect()
+    }
+
+    #[test]
+    fn semicolons_inside_quotes_and_comments_do_not_split() {
+        for one in [
+            "select ';', 'it''s;', \";\", `;`",
+            "select e'it\\'s;'",
+            "select 'back\\'",
+            "select $$a;b$$, $t$;$$;$t$",
+            "select 1 -- ; not here\n + 1",
+            "select 1 /* ; /* ; */ ; */ + 1",
+        ] {
+            assert_eq!(texts(&format!("{one};select 2")), [one, "select 2"], "{one}");
+        }
+        assert_eq!(texts("select $1; select $2"), ["select $1", "select $2"]);
+        assert_eq!(texts("select date'2020-01-01\\';select 2"), ["select date'2020-01-01\\'", "select 2"]);
+    }
+
+    #[test]
+    fn blank_statements_vanish_and_lines_are_counted() {
+        let script = "-- é header\n\nselect 1;\n;; /* no */ ;\n  select\n 2 ; -- done\n";
+        let expected = [Statement { sql: "select 1", line: 3 }, Statement { sql: "select\n 2", line: 5 }];
+        assert_eq!(split(script), (expected.to_vec(), true));
+    }
+
+    #[test]
+    fn an_open_quote_keeps_the_shell_waiting() {
+        for open in ["select 'a;", "select \"a;", "select 1 /* ;", "select $$;", "select 1"] {
+            assert!(!split(open).1, "{open}");
+        }
+        assert!(split("select 1;").1);
+        assert!(split("  -- nothing").1);
+    }
+}
