@@ -1,0 +1,179 @@
+//! How long a scan of one day takes to plan, on tables of growing numbers of partitions.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::catalog::CatalogProviderList;
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics, plan_err};
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use windlass_catalog::catalog::{
+    CATALOG, Contents, DEFAULT_DATABASE, KeyType, NewFile, NewPartition, NewTable, PartitionKey, TableChange, TableKind, ViewDefinition,
+};
+use windlass_catalog::names::{NamesCache, StatementCatalogs, ViewPlanner};
+use windlass_catalog::{Catalog, SqliteCatalog};
+use windlass_engine::session::{session_config, state_builder};
+
+use crate::Result;
+
+/// Regions and hours of a day: every day has as many partitions, so a larger table has more days.
+const REGIONS: usize = 10;
+const HOURS: usize = 24;
+/// Columns of the table, each with statistics in each file.
+const COLUMNS: usize = 16;
+/// Slots of the imagined cluster.
+const SLOTS: usize = 8;
+/// Partitions added per commit.
+const PARTITIONS_PER_COMMIT: usize = 100_000;
+/// 2015-01-01, in days since 1970.
+const FIRST_DAY: i32 = 16_436;
+
+/// `windlass-bench catalog`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Table sizes, in partitions.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000])]
+    partitions: Vec<usize>,
+    /// Plans measured per table, each of another day.
+    #[arg(long, default_value_t = 51)]
+    runs: usize,
+}
+
+/// Generates each table in a store of its own and prints a line about it.
+pub async fn run(args: Args) -> Result<()> {
+    println!("{:>10} {:>14} {:>6} {:>12} {:>12} {:>12}", "partitions", "load", "files", "median", "p90", "max");
+    for partitions in args.partitions {
+        let directory = tempfile::tempdir()?;
+        let catalog = SqliteCatalog::open(&directory.path().join("catalog.db")).await?;
+        let start = Instant::now();
+        generate(&catalog, partitions).await?;
+        let load = start.elapsed();
+
+        let planner = Planner::new(Arc::new(catalog));
+        let days = (partitions / (REGIONS * HOURS)).max(1);
+        let mut times = Vec::with_capacity(args.runs);
+        let mut files = 0;
+        // A stride that is prime visits days all over the table. The first plan warms connections and is not counted.
+        for run in 0..=args.runs {
+            let day = FIRST_DAY + i32::try_from((run * 7919) % days)?;
+            let start = Instant::now();
+            files = planner.plan(day).await?;
+            if run > 0 {
+                times.push(start.elapsed());
+            }
+        }
+        times.sort();
+        let percentile = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1))).copied();
+        let [median, p90, max] = [50, 90, 100].map(|percent| milliseconds(percentile(percent).unwrap_or_default()));
+        println!("{partitions:>10} {:>14} {files:>6} {median:>12} {p90:>12} {max:>12}", milliseconds(load));
+    }
+    Ok(())
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}
+
+/// A table with keys `dt date, region string, hr int` and one file per partition.
+async fn generate(catalog: &SqliteCatalog, partitions: usize) -> Result<()> {
+    let key = |name: &str, key_type| PartitionKey { name: name.to_owned(), key_type, comment: None };
+    let fields = (0..COLUMNS).map(|column| Field::new(format!("c{column}"), DataType::Int64, true));
+    let table = NewTable {
+        database: DEFAULT_DATABASE.to_owned(),
+        name: "t".to_owned(),
+        kind: TableKind::External,
+        location: "file:///nowhere/t/".to_owned(),
+        schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+        keys: vec![key("dt", KeyType::Date), key("region", KeyType::String), key("hr", KeyType::Int)],
+        comment: None,
+        properties: Default::default(),
+        view: None,
+    };
+    let mut table = catalog.create_table(table, Contents::default()).await?;
+    for first in (0..partitions).step_by(PARTITIONS_PER_COMMIT) {
+        let last = partitions.min(first + PARTITIONS_PER_COMMIT);
+        let add_partitions = (first..last).map(partition).collect::<Result<_>>()?;
+        let contents = Contents { add_partitions, ..Default::default() };
+        table = catalog.change_table(&table, "ADD PARTITION", TableChange::Contents(contents)).await?;
+    }
+    Ok(())
+}
+
+fn partition(number: usize) -> Result<NewPartition> {
+    let (day, region, hour) = (number / (REGIONS * HOURS), number / HOURS % REGIONS, number % HOURS);
+    let day = FIRST_DAY + i32::try_from(day)?;
+    let location = format!("file:///nowhere/t/dt={day}/region=r{region}/hr={hour}/");
+    let low = i64::try_from(number)? * 1000;
+    let column = ColumnStatistics {
+        null_count: Precision::Exact(0),
+        min_value: Precision::Exact(low.into()),
+        max_value: Precision::Exact((low + 999).into()),
+        ..ColumnStatistics::new_unknown()
+    };
+    let statistics = Statistics {
+        num_rows: Precision::Exact(1000),
+        total_byte_size: Precision::Exact(128_000),
+        column_statistics: vec![column; COLUMNS],
+    };
+    let file = NewFile {
+        url: format!("{location}part-0.parquet"),
+        size: 64_000,
+        modified_ms: 0,
+        etag: None,
+        rows: Some(1000),
+        statistics: Some(statistics),
+    };
+    let values = vec![ScalarValue::Date32(Some(day)), format!("r{region}").as_str().into(), i32::try_from(hour)?.into()];
+    Ok(NewPartition { values, location, files: vec![file] })
+}
+
+/// A session as the scheduler makes one per statement.
+struct Planner {
+    catalog: Arc<dyn Catalog>,
+    names: NamesCache,
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+}
+
+impl Planner {
+    fn new(catalog: Arc<dyn Catalog>) -> Self {
+        let config = session_config(SLOTS).with_default_catalog_and_schema(CATALOG, DEFAULT_DATABASE);
+        Self { names: NamesCache::new(Arc::clone(&catalog)), catalog, config, runtime: Arc::default() }
+    }
+
+    /// Plans a query of one day, from its text to operators; returns the files it reads.
+    async fn plan(&self, day: i32) -> Result<usize> {
+        let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), self.names.load().await?, Arc::new(NoViews));
+        let state = state_builder(self.config.clone(), Arc::clone(&self.runtime)).with_catalog_list(Arc::new(catalogs)).build();
+        let day = ScalarValue::Date32(Some(day));
+        let plan = SessionContext::new_with_state(state).sql(&format!("SELECT count(*) FROM t WHERE dt = DATE '{day}'")).await?;
+        let plan = plan.create_physical_plan().await?;
+        let mut files = 0;
+        plan.apply(|node| {
+            let scan = node.downcast_ref::<DataSourceExec>().and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
+            let paths = scan.iter().flat_map(|scan| &scan.file_groups).flat_map(|group| group.iter());
+            // Large files are cut at row groups; the cuts are one file.
+            files += paths.map(|file| file.path()).collect::<HashSet<_>>().len();
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(files)
+    }
+}
+
+#[derive(Debug)]
+struct NoViews;
+
+#[async_trait]
+impl ViewPlanner for NoViews {
+    async fn plan_view(&self, _: &ViewDefinition, _: Arc<dyn CatalogProviderList>) -> datafusion::error::Result<LogicalPlan> {
+        plan_err!("there are no views in this benchmark")
+    }
+}
