@@ -1,0 +1,11 @@
+//! Tests that start the real binaries.
+
+mod files;
+mod front_door;
+mod plans;
+mod recovery;
+mod repository;
+mod restart;
+mod shell;
+mod slt;
+mod tpch;

@@ -1,0 +1,136 @@
+//! Executors die while queries run: the rows are right, the query ends, and no slot stays taken.
+
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use windlass_client::{Connection, tpch as suite};
+use windlass_tests::{Cluster, rows};
+
+use crate::tpch;
+
+/// What a user waits at most for a query that lost an executor.
+const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
+
+fn q18() -> &'static str {
+    suite::queries().into_iter().find(|(query, _)| *query == "q18").unwrap().1
+}
+
+/// Partitions per stage: several rounds of tasks for the three slots, so that q18 lasts long enough to be hit in the middle.
+const PARTITIONS: usize = 24;
+/// Rows per batch: few, for the same reason.
+const BATCH_ROWS: usize = 32;
+
+/// A cluster of three with the TPC-H tables, and the rows that q18 must give.
+async fn cluster_and_answer() -> (Cluster, Vec<Vec<String>>) {
+    let data = tpch::data().await;
+    let cluster = Cluster::start_with(3, &[data]).await;
+    tpch::create_tables(&cluster.connect().await, data).await;
+    let answer = rows::cells(&session(&cluster).await.collect(q18()).await.unwrap());
+    assert!(!answer.is_empty());
+    (cluster, answer)
+}
+
+async fn session(cluster: &Cluster) -> Connection {
+    let connection = cluster.connect().await;
+    connection.collect("SET windlass.engine = 'staged'").await.unwrap();
+    connection.collect(&format!("SET datafusion.execution.target_partitions = {PARTITIONS}")).await.unwrap();
+    connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
+    connection
+}
+
+/// When an executor is killed.
+enum Moment {
+    /// So long after the start.
+    After(Duration),
+    /// As soon as this is true of the running query's line in `system.runtime.queries`.
+    Seen(&'static str),
+}
+
+/// Runs q18, kills one executor at a moment, and checks the rows; whether the query was still running at that moment.
+async fn kill_during_q18(cluster: &mut Cluster, answer: &[Vec<String>], what: &str, moment: Moment) -> bool {
+    let (connection, watcher) = (session(cluster).await, cluster.connect().await);
+    let start = Instant::now();
+    let query = tokio::spawn(async move { connection.collect(q18()).await });
+    match moment {
+        Moment::After(time) => tokio::time::sleep(time).await,
+        Moment::Seen(condition) => {
+            let sql = format!("SELECT 1 FROM system.runtime.queries WHERE engine = 'staged' AND state = 'RUNNING' AND {condition}");
+            while !query.is_finished() && rows::cells(&watcher.collect(&sql).await.unwrap()).is_empty() {}
+        }
+    }
+    let (killed_at, was_running) = (start.elapsed(), !query.is_finished());
+    cluster.kill_executor();
+    let batches = tokio::time::timeout(QUERY_TIME_MAX, query)
+        .await
+        .unwrap_or_else(|_| panic!("{what}, killed at {killed_at:?}: still running after {QUERY_TIME_MAX:?}"))
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{what}, killed at {killed_at:?}: {error}"));
+    rows::assert_same(&format!("{what}, killed at {killed_at:?}"), &rows::cells(&batches), answer);
+    eprintln!("{what}: killed at {killed_at:?}, running: {was_running}, right rows after {:?}", start.elapsed());
+    cluster.add_executor().await;
+    cluster.await_executors(3).await;
+    cluster.await_idle().await;
+    was_running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_dies_before_and_after_a_stage_completes() {
+    let (mut cluster, answer) = cluster_and_answer().await;
+    for condition in ["tasks_running > 0", "stages_done > 0", "stages_done > 2"] {
+        let was_running = kill_during_q18(&mut cluster, &answer, condition, Moment::Seen(condition)).await;
+        assert!(was_running, "'{condition}' was never seen");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_dies_while_its_result_waits() {
+    let (mut cluster, answer) = cluster_and_answer().await;
+    let mut query = session(&cluster).await.start(q18()).await.unwrap();
+    while !query.is_complete() {
+        query.poll().await.unwrap();
+    }
+    for _ in 0..3 {
+        cluster.kill_executor();
+    }
+    let batches: Vec<_> = query.rows().try_collect().await.unwrap();
+    rows::assert_same("a small result is held by the scheduler", &rows::cells(&batches), &answer);
+}
+
+/// The number of random kills is small in CI; `WINDLASS_KILLS=20` runs the acceptance test.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_dies_at_random_moments() {
+    let kills = std::env::var_os("WINDLASS_KILLS").map_or(3, |kills| kills.to_str().unwrap().parse().unwrap());
+    let (mut cluster, answer) = cluster_and_answer().await;
+    let connection = session(&cluster).await;
+    let start = Instant::now();
+    connection.collect(q18()).await.unwrap();
+    let whole = start.elapsed();
+    let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
+    eprintln!("seed {seed}, q18 alone takes {whole:?}");
+    let mut state = u64::from(seed) | 1;
+    let mut hits = 0;
+    for kill in 0..kills {
+        // A multiplicative generator is random enough to pick a moment, and its seed repeats the run.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let moment = whole.mul_f64(0.9 * (state >> 33) as f64 / f64::from(u32::MAX >> 1));
+        hits += usize::from(kill_during_q18(&mut cluster, &answer, &format!("random kill {kill}"), Moment::After(moment)).await);
+    }
+    assert!(hits * 2 >= kills, "only {hits} of {kills} kills hit the running query");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_executors_a_query_ends_with_an_error_that_says_so() {
+    let data = tpch::data().await;
+    let mut cluster = Cluster::start_with(1, &[data]).await;
+    let connection = cluster.connect().await;
+    tpch::create_tables(&connection, data).await;
+    let endless = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
+    let mut query = connection.start(endless).await.unwrap();
+    while query.progress().tasks_running == 0 {
+        query.poll().await.unwrap();
+    }
+    cluster.kill_executor();
+    let outcome = tokio::time::timeout(QUERY_TIME_MAX, query.rows().try_collect::<Vec<_>>()).await.expect("the query hangs");
+    let error = outcome.expect_err("rows without an executor").to_string();
+    assert!(error.contains("executor"), "{error}");
+}

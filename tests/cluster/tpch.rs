@@ -1,0 +1,59 @@
+//! The 22 TPC-H queries at scale 0.1 against DuckDB's answers (`tests/tpch/answers`) and against DataFusion in this process.
+
+use std::path::{Path, PathBuf};
+
+use datafusion::prelude::SessionContext;
+use tokio::sync::OnceCell;
+use windlass_client::{Connection, tpch};
+use windlass_tests::{Cluster, rows};
+
+/// The data set, generated once per test run and kept beside the binaries, since it depends on nothing but the scale.
+pub async fn data() -> &'static Path {
+    static DATA: OnceCell<PathBuf> = OnceCell::const_new();
+    DATA.get_or_init(|| async {
+        let directory = windlass_tests::cluster::binary("windlass").parent().unwrap().join("tpch-0.1");
+        if !directory.exists() {
+            let partial = tempfile::tempdir_in(directory.parent().unwrap()).unwrap();
+            tpch::generate(partial.path(), 0.1, &|_| ()).unwrap();
+            // Another test process may have been faster; then its data is as good.
+            let _ = std::fs::rename(partial.path(), &directory);
+        }
+        directory
+    })
+    .await
+}
+
+/// Makes the eight tables in the connection's database.
+pub async fn create_tables(connection: &Connection, data: &Path) {
+    for table in tpch::TABLES {
+        for statement in table.ddl(data) {
+            connection.collect(&statement).await.unwrap();
+        }
+    }
+}
+
+fn answer(query: &str) -> Vec<Vec<String>> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tpch/answers/{query}.psv"));
+    std::fs::read_to_string(file).unwrap().lines().skip(1).map(|line| line.split('|').map(str::to_owned).collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_gives_the_rows_of_duckdb_and_of_one_process() {
+    let data = data().await;
+    let cluster = Cluster::start_with(2, &[data]).await;
+    let connection = cluster.connect().await;
+    create_tables(&connection, data).await;
+    let one_process = SessionContext::new();
+    for table in tpch::TABLES {
+        let statement = format!("CREATE EXTERNAL TABLE {} STORED AS PARQUET LOCATION '{}/'", table.name, data.join(table.name).display());
+        one_process.sql(&statement).await.unwrap();
+    }
+
+    for (query, sql) in tpch::queries() {
+        let got = rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{query}: {error}")));
+        rows::assert_same(&format!("{query} against DuckDB"), &got, &answer(query));
+        let single = one_process.sql(sql).await.unwrap().collect().await.unwrap();
+        rows::assert_same(&format!("{query} against one process"), &got, &rows::cells(&single));
+    }
+    assert_eq!(cluster.slots_used().await, 0, "slots that no task holds");
+}
