@@ -2,17 +2,20 @@
 //!
 //! Reading order: [`locations`] (which files a process may touch), [`session`] (defaults of a query and what users may set), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`named_files`] (errors that name the file), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
 
 pub mod config;
 pub mod cooperation;
+pub mod evolution;
+pub mod exact_casts;
 pub mod functions;
 pub mod locations;
 pub mod memory;
 pub mod named_files;
+pub mod pipelined;
 pub mod process;
 pub mod runtime;
 pub mod session;
@@ -20,7 +23,9 @@ pub mod telemetry;
 
 pub use locations::{LocationError, Locations};
 pub use runtime::{RuntimeOptions, build_runtime};
-pub use session::{EngineChoice, WindlassOptions};
+pub use session::{EngineChoice, JoinOrder, WindlassOptions};
+/// Which tasks run where; executors know the wire through this crate.
+pub use windlass_proto::roll_call;
 
 /// Largest gRPC message between scheduler and executors, both ways. Plans list all files and shuffle locations: TPC-H q10 at scale 10
 /// exceeds Ballista's 16 MiB.

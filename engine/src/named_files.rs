@@ -20,14 +20,18 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
-/// The plan with its file scans wrapped so that their errors name the file. For a plan that is about to run: it can no longer be encoded.
-pub fn name_files_in_errors(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+use crate::evolution::{EvolvedColumns, Mismatch};
+
+/// The plan with its file scans made ours: they find columns as [`evolution`](crate::evolution) says, and their errors name the file. For a
+/// plan that is about to run: it can no longer be encoded.
+pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let wrap = |plan: Arc<dyn ExecutionPlan>| {
         let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
         Ok(match scan {
             Some(scan) => {
                 let source = Arc::new(NamedFiles { inner: Arc::clone(scan.file_source()) });
-                let scan = FileScanConfigBuilder::from(scan.clone()).with_source(source).build();
+                let scan =
+                    FileScanConfigBuilder::from(scan.clone()).with_source(source).with_expr_adapter(Some(Arc::new(EvolvedColumns))).build();
                 Transformed::yes(DataSourceExec::from_data_source(scan) as _)
             }
             None => Transformed::no(plan),
@@ -39,15 +43,18 @@ pub fn name_files_in_errors(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exec
 /// An error that names `file`, unless it is not the file's, or one of the store, which names it already and which may be tried again.
 fn name(file: &str, error: DataFusionError) -> DataFusionError {
     match error.find_root() {
-        DataFusionError::ParquetError(_) => unreadable(file, &error),
-        DataFusionError::ArrowError(cause, _) if matches!(cause.as_ref(), ArrowError::ParquetError(_)) => unreadable(file, &error),
+        DataFusionError::ParquetError(_) => unreadable(file, &error.strip_backtrace()),
+        DataFusionError::ArrowError(cause, _) if matches!(cause.as_ref(), ArrowError::ParquetError(_)) => {
+            unreadable(file, &error.strip_backtrace())
+        }
+        DataFusionError::External(cause) if cause.is::<Mismatch>() => unreadable(file, cause),
         // Anything else is the fault of an expression that is evaluated while the file is read.
         _ => error,
     }
 }
 
-fn unreadable(file: &str, error: &DataFusionError) -> DataFusionError {
-    DataFusionError::Execution(format!("cannot read file '/{file}': {}", error.strip_backtrace()))
+fn unreadable(file: &str, why: &dyn fmt::Display) -> DataFusionError {
+    DataFusionError::Execution(format!("cannot read file '/{file}': {why}"))
 }
 
 struct NamedFiles {

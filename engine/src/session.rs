@@ -14,6 +14,7 @@ use datafusion::prelude::SessionConfig;
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::cooperation::PauseAboveJoinsRule;
+use crate::exact_casts::ExactCastsRule;
 use crate::functions::with_functions;
 
 /// Which engine runs a query.
@@ -24,6 +25,8 @@ pub enum EngineChoice {
     Auto,
     /// In the scheduler's process.
     Local,
+    /// On the executors, stages streaming to each other.
+    Pipelined,
     /// On the executors, every exchange kept until the query ends.
     Staged,
 }
@@ -33,6 +36,7 @@ impl fmt::Display for EngineChoice {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Local => "local",
+            Self::Pipelined => "pipelined",
             Self::Staged => "staged",
         })
     }
@@ -45,8 +49,40 @@ impl FromStr for EngineChoice {
         match text.to_ascii_lowercase().as_str() {
             "auto" => Ok(Self::Auto),
             "local" => Ok(Self::Local),
+            "pipelined" => Ok(Self::Pipelined),
             "staged" => Ok(Self::Staged),
-            _ => Err(DataFusionError::Configuration(format!("'windlass.engine' is auto, local or staged, not '{text}'"))),
+            _ => Err(DataFusionError::Configuration(format!("'windlass.engine' is auto, local, pipelined or staged, not '{text}'"))),
+        }
+    }
+}
+
+/// In which order a query's joins are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JoinOrder {
+    /// The one that is estimated to cost least.
+    #[default]
+    Cost,
+    /// As the query says, but no products that it does not ask for.
+    Written,
+}
+
+impl fmt::Display for JoinOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cost => "cost",
+            Self::Written => "written",
+        })
+    }
+}
+
+impl FromStr for JoinOrder {
+    type Err = DataFusionError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "cost" => Ok(Self::Cost),
+            "written" => Ok(Self::Written),
+            _ => Err(DataFusionError::Configuration(format!("'windlass.join_order' is cost or written, not '{text}'"))),
         }
     }
 }
@@ -56,6 +92,8 @@ impl FromStr for EngineChoice {
 pub struct WindlassOptions {
     /// Which engine runs queries.
     pub engine: EngineChoice,
+    /// In which order joins are made.
+    pub join_order: JoinOrder,
     /// Bytes a query may scan to be run in the scheduler when the engine is `auto`.
     pub local_scan_bytes_max: u64,
     /// Partitions a scan may keep after pruning.
@@ -68,6 +106,7 @@ impl Default for WindlassOptions {
     fn default() -> Self {
         Self {
             engine: EngineChoice::Auto,
+            join_order: JoinOrder::Cost,
             // What one core decodes in some tens of milliseconds: a distributed query spends that on launching stages.
             local_scan_bytes_max: 4 * 1024 * 1024,
             max_partitions_per_scan: 100_000,
@@ -106,6 +145,7 @@ impl ExtensionOptions for WindlassOptions {
         }
         match key {
             "engine" => self.engine = value.parse()?,
+            "join_order" => self.join_order = value.parse()?,
             "local_scan_bytes_max" => self.local_scan_bytes_max = number(key, value)?,
             "max_partitions_per_scan" => self.max_partitions_per_scan = number(key, value)?,
             "query_timeout_s" => self.query_timeout_s = number(key, value)?,
@@ -117,6 +157,7 @@ impl ExtensionOptions for WindlassOptions {
     fn entries(&self) -> Vec<ConfigEntry> {
         [
             ("windlass.engine", self.engine.to_string()),
+            ("windlass.join_order", self.join_order.to_string()),
             ("windlass.local_scan_bytes_max", self.local_scan_bytes_max.to_string()),
             ("windlass.max_partitions_per_scan", self.max_partitions_per_scan.to_string()),
             ("windlass.query_timeout_s", self.query_timeout_s.to_string()),
@@ -129,7 +170,8 @@ impl ExtensionOptions for WindlassOptions {
 /// Options that users may set, with what they do. Everything else is refused: most other options break a distributed plan, reach other
 /// users' resources or the file system.
 pub const SETTABLE: &[(&str, &str)] = &[
-    ("windlass.engine", "where queries run: auto, local (in the scheduler) or staged (on the executors)"),
+    ("windlass.engine", "where queries run: auto, local (in the scheduler), pipelined or staged (on the executors)"),
+    ("windlass.join_order", "order of joins: cost (the cheapest by estimates) or written (as in the query)"),
     ("windlass.local_scan_bytes_max", "bytes a query may scan to be run in the scheduler when the engine is auto"),
     ("windlass.max_partitions_per_scan", "partitions a scan may keep after pruning; more is an error"),
     ("windlass.query_timeout_s", "seconds a query may run; 0 is no limit"),
@@ -227,6 +269,7 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     with_functions(SessionStateBuilder::new())
         .with_config(config)
         .with_runtime_env(runtime)
+        .with_analyzer_rule(Arc::new(ExactCastsRule))
         // DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task.
         .with_optimizer_rules(ballista_core::optimizer::ballista_default_optimizer_rules())
         .with_physical_optimizer_rule(Arc::new(PauseAboveJoinsRule))
@@ -263,7 +306,9 @@ mod tests {
         set_option(options, "windlass.engine", "STAGED").unwrap();
         assert_eq!(WindlassOptions::of(options).engine, EngineChoice::Staged);
         for (name, value) in [
-            ("windlass.engine", "pipelined"),
+            ("windlass.engine", "distributed"),
+            ("distributed.broadcast_joins", "false"),
+            ("windlass.join_order", "random"),
             ("windlass.query_timeout_s", "-1"),
             ("windlass.nothing", "1"),
             ("datafusion.execution.target_partitions", "0"),

@@ -1,13 +1,15 @@
 //! What crosses a wire between Windlass processes and their clients.
 //!
 //! Reading order: [`ids`] (typed identifiers), [`error`] (kinds of failure and how they travel in a gRPC status), [`progress`] (what a
-//! client may show of a running query), [`session`] (the Flight SQL session messages that `arrow-flight` does not generate).
+//! client may show of a running query), [`session`] (the Flight SQL session messages that `arrow-flight` does not generate), [`roll_call`]
+//! (which tasks an executor says it runs).
 //!
 //! Admission test: *would another process have to decode it?* If not, it belongs to the room where it was born.
 
 pub mod error;
 pub mod ids;
 pub mod progress;
+pub mod roll_call;
 pub mod session;
 
 pub use error::{ErrorDetail, Kind};
