@@ -273,8 +273,10 @@ pub enum TableChange {
         /// New name; must be free.
         name: String,
     },
-    /// Replaces columns (the caller has checked that files stay readable).
+    /// Replaces columns: those that were there keep their places, and take types that their statistics can be cast to.
     Columns(SchemaRef),
+    /// Replaces the comment.
+    Comment(Option<String>),
     /// Replaces the location.
     Location(String),
     /// Adds or replaces properties; `None` removes one.
@@ -314,6 +316,22 @@ pub struct PartitionList {
     pub truncated: bool,
 }
 
+/// What [`Catalog::scan`] found, all of one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ScanContents {
+    /// Partitions that are kept, ordered by their key values.
+    pub partitions: Vec<Partition>,
+    /// Their files, ordered by partition, then URL.
+    pub files: Vec<DataFile>,
+    /// Sums over the whole table.
+    pub totals: Totals,
+    /// Whether there were more partitions than the limit; then `partitions` is cut and `files` is empty.
+    pub truncated: bool,
+}
+
+/// The residual of a predicate: drops partitions from a batch of those that the predicate keeps.
+pub type Residual<'a> = &'a (dyn Fn(Vec<Partition>) -> Result<Vec<Partition>> + Send + Sync);
+
 /// Where names are kept. Every method is one transaction; changes carry the version they were made for.
 #[async_trait]
 pub trait Catalog: std::fmt::Debug + Send + Sync {
@@ -340,9 +358,12 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
 
     /// Partitions that `predicate` may keep, through one indexed query, at most `limit`. The residual of the predicate is the caller's affair.
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList>;
+    /// Partitions that `predicate` and then `residual` keep, at most `limit`, with their files. Errors: those of `residual`; `NotFound`.
+    async fn scan(&self, table: &TableMeta, predicate: &KeyPredicate, residual: Option<Residual<'_>>, limit: usize)
+    -> Result<ScanContents>;
     /// Files of the given partitions, ordered by partition as given, then URL.
     async fn files(&self, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>>;
-    /// Files and bytes of the whole table, without reading them all.
+    /// Sums over the whole table, without reading them all.
     async fn totals(&self, table: &TableMeta) -> Result<Totals>;
 }
 

@@ -1,9 +1,9 @@
 //! What files say of themselves: lists a location, groups its files into partitions, reads the footer of every new file once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
@@ -16,8 +16,9 @@ use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::ParquetMetaData;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::{Position, Url};
+use windlass_engine::evolution::{FileColumns, Mismatch, merge, plain_type};
 
-use crate::catalog::{DataFile, KEYS_MAX, KeyType, NULL_PARTITION, NewFile, PartitionKey};
+use crate::catalog::{DataFile, KEYS_MAX, KeyType, NULL_PARTITION, NewFile, Partition, PartitionKey};
 use crate::error::{Error, Result};
 use crate::keys;
 
@@ -30,9 +31,6 @@ const FOOTER_BYTES_GUESS: usize = 64 * 1024;
 /// Longest text or binary bound kept as a statistic: longer ones fill the catalog and prune no better.
 const BOUND_BYTES_MAX: usize = 128;
 
-/// Field metadata of a column whose name in files is not the lower-case name that queries use: the name in files.
-pub const NAME_IN_FILES: &str = "name_in_files";
-
 /// What to look for.
 #[derive(Debug)]
 pub struct Discover<'a> {
@@ -42,9 +40,8 @@ pub struct Discover<'a> {
     pub layout: Layout<'a>,
     /// Columns that every file must fit. Without them, the table's columns are the union of the files' columns.
     pub schema: Option<&'a SchemaRef>,
-    /// Whether declared columns may take the spelling that files use (`VendorID` for `vendorid`): yes while a table is made; no once it
-    /// has files, which would be read under the new spelling.
-    pub learn_spelling: bool,
+    /// Partitions recorded before: what lies in their locations is theirs, whatever the directories are called.
+    pub partitions: &'a [Partition],
     /// Files recorded before: those with the same size and time of change are not read again.
     pub known: &'a [DataFile],
 }
@@ -63,7 +60,7 @@ pub enum Layout<'a> {
 /// What was found.
 #[derive(Debug)]
 pub struct Discovery {
-    /// The table's columns, without keys: the declared ones, perhaps with [`NAME_IN_FILES`] added, or the union of the files' columns.
+    /// The table's columns, without keys: the declared ones, or the union of the files' columns.
     pub schema: SchemaRef,
     /// The declared or inferred keys; none for [`Layout::Partition`].
     pub keys: Vec<PartitionKey>,
@@ -108,6 +105,7 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
     objects.sort_unstable_by(|a, b| a.url.cmp(&b.url));
 
     let (keys, places) = place(&request, &base, &root, &objects)?;
+    let (objects, places): (Vec<_>, Vec<_>) = objects.into_iter().zip(places).filter_map(|(object, place)| Some((object, place?))).unzip();
     let known = request.known.iter().map(|known| (known.file.url.as_str(), &known.file)).collect::<HashMap<_, _>>();
     let is_known = |object: &Listed| {
         known.get(object.url.as_str()).is_some_and(|file| file.size == object.meta.size && file.modified_ms == object.modified_ms())
@@ -120,7 +118,7 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
         .try_collect::<BTreeMap<_, _>>()
         .await?;
 
-    let mut columns = Columns::new(request.schema, request.learn_spelling, &keys);
+    let mut columns = Columns::new(request.schema, &keys);
     for (url, footer) in &footers {
         columns.add(url, &footer.schema)?;
     }
@@ -201,10 +199,11 @@ struct Place {
     location: String,
 }
 
-/// Keys of the table and the place of every object.
-fn place(request: &Discover<'_>, base: &Url, root: &Path, objects: &[Listed]) -> Result<(Vec<PartitionKey>, Vec<Place>)> {
+/// Keys of the table and the place of every object; none for those in the directory of a partition that lies elsewhere.
+fn place(request: &Discover<'_>, base: &Url, root: &Path, objects: &[Listed]) -> Result<(Vec<PartitionKey>, Vec<Option<Place>>)> {
     let everything_in = |values: &[ScalarValue]| {
-        objects.iter().map(|_| Place { values: values.to_vec(), location: request.location.to_owned() }).collect::<Vec<_>>()
+        let place = || Place { values: values.to_vec(), location: request.location.to_owned() };
+        objects.iter().map(|_| Some(place())).collect::<Vec<_>>()
     };
     let directories = match &request.layout {
         Layout::Partition(values) => return Ok((Vec::new(), everything_in(values))),
@@ -216,24 +215,60 @@ fn place(request: &Discover<'_>, base: &Url, root: &Path, objects: &[Listed]) ->
         _ if directories.iter().all(|found| found.names.is_none()) => return Ok((Vec::new(), everything_in(&[]))),
         _ => infer_keys(objects, &directories)?,
     };
+    let recorded = Recorded::new(request.partitions, &keys, root)?;
     let expected = keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>();
     let places = objects.iter().zip(directories).map(|(object, found)| {
         let file_error = |reason| Error::File { url: object.url.clone(), reason };
+        let values = found.spell(&keys);
+        if let Some(partition) = recorded.of(&found.path, root, values.as_deref().unwrap_or_default()) {
+            return Ok(Some(Place { values: partition.values.clone(), location: partition.location.clone() }));
+        }
         if found.names.as_ref().is_none_or(|names| *names != expected) {
             let wanted = expected.iter().map(|name| format!("{name}=.../")).collect::<String>();
             return Err(file_error(format!("does not lie in directories '{wanted}' below the table's location")));
         }
-        let values = keys
-            .iter()
-            .zip(&found.values)
-            .map(|(key, value)| {
-                keys::parse_value(key, value).map_err(|error| file_error(format!("lies in a directory that is no partition: {error}")))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Place { values, location: format!("{}/", url_of(base, &found.path)) })
+        let values = values.map_err(|error| file_error(format!("lies in a directory that is no partition: {error}")))?;
+        if recorded.elsewhere.contains(values.as_slice()) {
+            return Ok(None);
+        }
+        Ok(Some(Place { values, location: format!("{}/", url_of(base, &found.path)) }))
     });
     let places = places.collect::<Result<_>>()?;
     Ok((keys, places))
+}
+
+/// Recorded partitions.
+struct Recorded<'a> {
+    places: HashMap<Path, Vec<&'a Partition>>,
+    /// Values of those that do not lie in a directory of their name.
+    elsewhere: HashSet<&'a [ScalarValue]>,
+}
+
+impl<'a> Recorded<'a> {
+    fn new(partitions: &'a [Partition], keys: &[PartitionKey], root: &Path) -> Result<Self> {
+        let mut places = HashMap::<Path, Vec<&Partition>>::with_capacity(partitions.len());
+        let mut elsewhere = HashSet::new();
+        for partition in partitions {
+            let path = object_path(&partition.location)?;
+            if Directories::at(path.clone(), root).spell(keys).ok().as_ref() != Some(&partition.values) {
+                elsewhere.insert(partition.values.as_slice());
+            }
+            places.entry(path).or_default().push(partition);
+        }
+        Ok(Self { places, elsewhere })
+    }
+
+    /// The partition whose files lie in `directory`, or in one above it. Of several, that with the values that the directories spell.
+    fn of(&self, directory: &Path, root: &Path, values: &[ScalarValue]) -> Option<&'a Partition> {
+        let mut next = (!self.places.is_empty()).then(|| directory.clone());
+        while let Some(path) = next.filter(|path| path.prefix_matches(root)) {
+            if let Some(found) = self.places.get(&path) {
+                return found.iter().find(|partition| partition.values == values).or_else(|| found.first()).copied();
+            }
+            next = path.parent();
+        }
+        None
+    }
 }
 
 /// The directories between a location and a file.
@@ -247,12 +282,20 @@ struct Directories {
 
 impl Directories {
     fn of(file: &Path, root: &Path) -> Self {
-        let path = file.parent().unwrap_or_else(|| root.clone());
+        Self::at(file.parent().unwrap_or_else(|| root.clone()), root)
+    }
+
+    fn at(path: Path, root: &Path) -> Self {
         let parts = path.prefix_match(root).into_iter().flatten().map(|part| part.as_ref().to_owned()).collect::<Vec<_>>();
         let pairs = parts.iter().map(|part| part.split_once('=')).collect::<Option<Vec<_>>>().unwrap_or_default();
         let values = pairs.iter().map(|(_, value)| keys::unescape(value)).collect();
         let names = pairs.iter().map(|(name, _)| keys::unescape(name).to_lowercase()).collect::<Vec<_>>();
         Self { path, names: (!names.is_empty()).then_some(names), values }
+    }
+
+    /// The values as those of `keys`, in order.
+    fn spell(&self, keys: &[PartitionKey]) -> Result<Vec<ScalarValue>> {
+        keys.iter().zip(&self.values).map(|(key, value)| keys::parse_value(key, value)).collect()
     }
 }
 
@@ -367,18 +410,16 @@ fn trusted(metadata: &ParquetMetaData, schema: &Schema, field: &Field, found: Co
 impl Footer {
     /// Statistics by column of the table.
     fn statistics(&self, table: &Schema) -> Statistics {
-        let column = |field: &FieldRef| match self.schema.index_of(name_in_files(field)) {
-            Ok(index) => {
+        let columns = FileColumns::new(&self.schema);
+        // The column fits: it was added before.
+        let column = |field: &FieldRef| match columns.position(field.name()).unwrap_or_default() {
+            Some(index) => {
                 let found = &self.columns[index];
-                let cast = |value: &Precision<ScalarValue>| match value {
-                    Precision::Exact(value) => value.cast_to(field.data_type()).map_or(Precision::Absent, Precision::Exact),
-                    Precision::Inexact(value) => value.cast_to(field.data_type()).map_or(Precision::Absent, Precision::Inexact),
-                    Precision::Absent => Precision::Absent,
-                };
+                let cast = |value: &Precision<ScalarValue>| value.cast_to(field.data_type()).unwrap_or(Precision::Absent);
                 ColumnStatistics { min_value: cast(&found.min_value), max_value: cast(&found.max_value), ..found.clone() }
             }
             // Rows of a file without the column read as NULL.
-            Err(_) => ColumnStatistics { null_count: Precision::Exact(self.rows), ..ColumnStatistics::new_unknown() },
+            None => ColumnStatistics { null_count: Precision::Exact(self.rows), ..ColumnStatistics::new_unknown() },
         };
         Statistics {
             num_rows: Precision::Exact(self.rows),
@@ -388,25 +429,17 @@ impl Footer {
     }
 }
 
-/// The name a column has in files.
-pub fn name_in_files(field: &Field) -> &str {
-    field.metadata().get(NAME_IN_FILES).unwrap_or_else(|| field.name())
-}
-
 /// The table's columns while files are added.
 struct Columns<'a> {
     fields: Vec<Field>,
-    /// Whether the spelling of a column in files is settled.
-    spelled: Vec<bool>,
     declared: bool,
     keys: &'a [PartitionKey],
 }
 
 impl<'a> Columns<'a> {
-    fn new(declared: Option<&SchemaRef>, learn_spelling: bool, keys: &'a [PartitionKey]) -> Self {
+    fn new(declared: Option<&SchemaRef>, keys: &'a [PartitionKey]) -> Self {
         let fields = declared.map(|schema| schema.fields().iter().map(|field| field.as_ref().clone()).collect()).unwrap_or_default();
-        let spelled = vec![!learn_spelling; Vec::<Field>::len(&fields)];
-        Self { fields, spelled, declared: declared.is_some(), keys }
+        Self { fields, declared: declared.is_some(), keys }
     }
 
     fn finish(self) -> SchemaRef {
@@ -415,105 +448,27 @@ impl<'a> Columns<'a> {
 
     /// Adds a file's columns. Those that the table does not declare, and those named like a key, are left out.
     fn add(&mut self, url: &str, file: &Schema) -> Result<()> {
-        let file_error = |reason| Err(Error::File { url: url.to_owned(), reason });
-        let mut seen = HashMap::<String, &str>::new();
+        let misfit = |mismatch: Mismatch| Error::File { url: url.to_owned(), reason: mismatch.to_string() };
+        let columns = FileColumns::new(file);
+        if self.declared {
+            return self.fields.iter().try_for_each(|field| columns.find(field).map(drop).map_err(misfit));
+        }
         for field in file.fields() {
-            let (spelling, name, found) = (field.name(), field.name().to_lowercase(), plain_type(field.data_type()));
-            if let Some(other) = seen.insert(name.clone(), spelling) {
-                return file_error(format!("columns '{other}' and '{spelling}' differ only in upper and lower case"));
-            }
+            let (name, found) = (field.name().to_lowercase(), plain_type(field.data_type()));
             if self.keys.iter().any(|key| key.name == name) {
                 continue;
             }
-            let Some(index) = self.fields.iter().position(|column| *column.name() == name) else {
-                if !self.declared {
-                    self.fields.push(spell(Field::new(name, found, true), spelling));
-                    self.spelled.push(true);
+            columns.position(&name).map_err(misfit)?;
+            match self.fields.iter_mut().find(|column| *column.name() == name) {
+                None => self.fields.push(Field::new(name, found, true)),
+                Some(column) => {
+                    let merged = merge(column.data_type(), &found);
+                    let merged = merged.ok_or_else(|| misfit(Mismatch::of_types(&name, &found, column.data_type())))?;
+                    *column = column.clone().with_data_type(merged);
                 }
-                continue;
-            };
-            let column = &self.fields[index];
-            if name_in_files(column) != spelling {
-                if self.spelled[index] {
-                    let expected = name_in_files(column);
-                    return file_error(format!("column '{name}' is spelled '{spelling}' here and '{expected}' in other files"));
-                }
-                self.fields[index] = spell(column.clone(), spelling);
-            }
-            self.spelled[index] = true;
-            let column = &self.fields[index];
-            let expected = column.data_type();
-            if !(widens(expected, &found) || self.declared && reads_as(expected, &found)) {
-                if self.declared || !widens(&found, expected) {
-                    return file_error(format!("column '{name}' is {found} here, which cannot be read as {expected}"));
-                }
-                self.fields[index] = column.clone().with_data_type(found);
             }
         }
         Ok(())
-    }
-}
-
-/// Records how files spell a column.
-fn spell(field: Field, spelling: &str) -> Field {
-    let mut metadata = field.metadata().clone();
-    metadata.remove(NAME_IN_FILES);
-    if field.name() != spelling {
-        metadata.insert(NAME_IN_FILES.to_owned(), spelling.to_owned());
-    }
-    field.with_metadata(metadata)
-}
-
-/// The type without views, dictionaries and 64-bit offsets, which are matters of layout; nested fields may be NULL.
-fn plain_type(data_type: &DataType) -> DataType {
-    let plain = |field: &FieldRef| Field::new(field.name(), plain_type(field.data_type()), true);
-    match data_type {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, value) => plain_type(value),
-        DataType::RunEndEncoded(_, value) => plain_type(value.data_type()),
-        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) | DataType::LargeListView(item) => {
-            DataType::List(Arc::new(plain(item).with_name(Field::LIST_FIELD_DEFAULT_NAME)))
-        }
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
-        other => other.clone(),
-    }
-}
-
-/// Whether every value of `narrow` is a value of `wide`.
-fn widens(wide: &DataType, narrow: &DataType) -> bool {
-    use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Null, Timestamp, UInt8, UInt16, UInt32, UInt64};
-    match (wide, narrow) {
-        (wide, narrow) if wide == narrow => true,
-        (_, Null) => true,
-        (Int16, Int8 | UInt8) | (Int32, Int8 | Int16 | UInt8 | UInt16) => true,
-        (Int64, Int8 | Int16 | Int32 | UInt8 | UInt16 | UInt32) => true,
-        (UInt16, UInt8) | (UInt32, UInt8 | UInt16) | (UInt64, UInt8 | UInt16 | UInt32) => true,
-        (Float64, Float32) => true,
-        (Decimal128(wide, wide_scale), Decimal128(narrow, narrow_scale)) => {
-            let whole = |precision: u8, scale: i8| i16::from(precision) - i16::from(scale);
-            wide_scale >= narrow_scale && whole(*wide, *wide_scale) >= whole(*narrow, *narrow_scale)
-        }
-        (Timestamp(wide, wide_zone), Timestamp(narrow, narrow_zone)) => {
-            let fineness = |unit: &TimeUnit| match unit {
-                TimeUnit::Second => 0,
-                TimeUnit::Millisecond => 1,
-                TimeUnit::Microsecond => 2,
-                TimeUnit::Nanosecond => 3,
-            };
-            wide_zone == narrow_zone && fineness(wide) >= fineness(narrow)
-        }
-        _ => false,
-    }
-}
-
-/// Whether a declared type also stands for a type that writers choose for it: timestamps as nanoseconds (INT96) or as instants in UTC, text
-/// without the annotation that says so.
-fn reads_as(declared: &DataType, found: &DataType) -> bool {
-    match (declared, found) {
-        (DataType::Timestamp(_, None), DataType::Timestamp(_, zone)) => zone.as_deref().is_none_or(|zone| matches!(zone, "UTC" | "+00:00")),
-        (DataType::Utf8, DataType::Binary) => true,
-        _ => false,
     }
 }
 

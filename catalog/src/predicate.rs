@@ -162,9 +162,31 @@ fn order(left: &ScalarValue, right: &ScalarValue) -> Option<Ordering> {
     }
 }
 
+/// The least string above all strings that start with `prefix`; none if there is no such string.
+pub(crate) fn after_prefix(prefix: &str) -> Option<String> {
+    let mut end: Vec<char> = prefix.chars().collect();
+    while let Some(last) = end.pop() {
+        // A range over `char` steps over the surrogates, which are not characters.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            end.push(next);
+            return Some(end.into_iter().collect());
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ends_of_prefixes() {
+        assert_eq!(after_prefix("ab").as_deref(), Some("ac"));
+        assert_eq!(after_prefix("a\u{d7ff}").as_deref(), Some("a\u{e000}"));
+        assert_eq!(after_prefix("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(after_prefix("\u{10ffff}"), None);
+        assert_eq!(after_prefix(""), None);
+    }
 
     fn equal(key: usize, value: i32) -> KeyPredicate {
         KeyPredicate::Compare(key, Comparison::Equal, value.into())

@@ -1,7 +1,8 @@
 //! Conditions on partition keys: the part a store can be asked, and the rest, which is evaluated over the keys it returns.
 //!
 //! Every comparison of a non-decreasing function of a key with a constant becomes one or two bounds on the key itself: `f(k) >= c` holds
-//! from the first key on whose `f` reaches `c`. So `year(dt) = 2024`, `CAST(ts AS DATE) < ...` and `id = 2.5` all reach the index.
+//! from the first key on whose `f` reaches `c`. So `year(dt) = 2024`, `CAST(ts AS DATE) < ...`, `left(dt, 7) = '2024-01'` and `id = 2.5`
+//! all reach the index.
 
 use std::ops::Neg;
 
@@ -18,7 +19,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Between, Expr, Operator};
 
 use crate::catalog::{KeyType, Partition, PartitionKey};
-use crate::predicate::{Comparison, KeyPredicate};
+use crate::predicate::{Comparison, KeyPredicate, after_prefix};
 
 /// Members of an IN list that a store is asked about; longer lists are evaluated over the keys.
 const IN_LIST_MAX: usize = 1000;
@@ -241,7 +242,7 @@ fn null_test(expr: &Expr, is_null: bool, keys: &[PartitionKey]) -> Option<Condit
 /// A string key itself.
 fn plain_text(expr: Option<&Expr>, keys: &[PartitionKey]) -> Option<usize> {
     let function = monotone(expr?, keys)?;
-    matches!(function.domain, Domain::Text).then_some(function.key)
+    matches!(function.domain, Domain::Text { chars: None }).then_some(function.key)
 }
 
 fn starting(key: usize, prefix: String) -> KeyPredicate {
@@ -296,8 +297,8 @@ struct Monotone {
 /// What the whole numbers that count a function's values mean.
 #[derive(Debug, Clone, Copy)]
 enum Domain {
-    /// Not counted; compared as text.
-    Text,
+    /// Not counted; compared as text, of which only so many characters are kept, or all.
+    Text { chars: Option<usize> },
     /// 0 and 1.
     Boolean,
     /// Units of the `scale`th decimal place, of numbers with at most `digits` digits before the point.
@@ -393,6 +394,10 @@ fn monotone(expr: &Expr, keys: &[PartitionKey]) -> Option<Monotone> {
                 let part = constant(part)?;
                 part.try_as_str()??.eq_ignore_ascii_case("year").then(|| monotone(inner, keys)?.year())?
             }
+            ("left", [inner, chars]) => monotone(inner, keys)?.first_chars(&constant(chars)?),
+            ("substr", [inner, from, chars]) if integer(&constant(from)?) == Some(1) => {
+                monotone(inner, keys)?.first_chars(&constant(chars)?)
+            }
             ("date_trunc", [unit, inner]) => monotone(inner, keys)?.truncate(constant(unit)?.try_as_str()??),
             _ => None,
         },
@@ -403,7 +408,7 @@ fn monotone(expr: &Expr, keys: &[PartitionKey]) -> Option<Monotone> {
 impl Domain {
     fn of(key_type: KeyType) -> Option<Self> {
         Some(match key_type {
-            KeyType::String => Self::Text,
+            KeyType::String => Self::Text { chars: None },
             KeyType::Boolean => Self::Boolean,
             KeyType::Int => Self::Number { scale: 0, digits: 10 },
             KeyType::BigInt => Self::Number { scale: 0, digits: 19 },
@@ -425,7 +430,7 @@ impl Domain {
             usable.then(|| (value.ceil() as i128, value.floor() as i128 + 1))
         };
         match self {
-            Self::Text => None,
+            Self::Text { .. } => None,
             Self::Boolean => match value {
                 ScalarValue::Boolean(Some(value)) => Some((i128::from(*value), i128::from(*value) + 1)),
                 _ => None,
@@ -442,10 +447,11 @@ impl Domain {
             Self::Time { per_day: ticks } => {
                 let (count, unit) = match value {
                     ScalarValue::Date32(Some(days)) => (i128::from(*days), 1),
-                    ScalarValue::TimestampSecond(Some(count), None) => (i128::from(*count), per_day(TimeUnit::Second)),
-                    ScalarValue::TimestampMillisecond(Some(count), None) => (i128::from(*count), per_day(TimeUnit::Millisecond)),
-                    ScalarValue::TimestampMicrosecond(Some(count), None) => (i128::from(*count), per_day(TimeUnit::Microsecond)),
-                    ScalarValue::TimestampNanosecond(Some(count), None) => (i128::from(*count), per_day(TimeUnit::Nanosecond)),
+                    // An instant has this count in every zone; that of the function's values is UTC if they have one.
+                    ScalarValue::TimestampSecond(Some(count), _) => (i128::from(*count), per_day(TimeUnit::Second)),
+                    ScalarValue::TimestampMillisecond(Some(count), _) => (i128::from(*count), per_day(TimeUnit::Millisecond)),
+                    ScalarValue::TimestampMicrosecond(Some(count), _) => (i128::from(*count), per_day(TimeUnit::Microsecond)),
+                    ScalarValue::TimestampNanosecond(Some(count), _) => (i128::from(*count), per_day(TimeUnit::Nanosecond)),
                     _ => return None,
                 };
                 Some(fraction(count * ticks, unit))
@@ -478,7 +484,9 @@ impl Monotone {
     /// Casts that keep the order and lose no value, and the one to DATE, which rounds down.
     fn cast(self, to: &DataType) -> Option<Self> {
         match (self.domain, to) {
-            (Domain::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) | (Domain::Boolean, DataType::Boolean) => Some(self),
+            (Domain::Text { .. }, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) | (Domain::Boolean, DataType::Boolean) => {
+                Some(self)
+            }
             (Domain::Number { scale: 0, digits: ..=10 }, DataType::Int32)
             | (Domain::Number { scale: 0, digits: ..=19 }, DataType::Int64) => Some(self),
             (Domain::Number { scale: 0, .. }, DataType::Float64 | DataType::Float32) => {
@@ -492,12 +500,20 @@ impl Monotone {
             }
             (Domain::Time { per_day: 1 }, DataType::Date32) => Some(self),
             (Domain::Time { per_day }, DataType::Date32) => Some(self.then(Step::Divide(per_day), Domain::Time { per_day: 1 })),
-            (Domain::Time { per_day: from }, DataType::Timestamp(unit, None)) => {
+            (Domain::Time { per_day: from }, DataType::Timestamp(unit, zone)) if zone.as_deref().is_none_or(is_utc) => {
                 let to = per_day(*unit);
                 (to >= from).then(|| self.then(Step::Multiply(to / from), Domain::Time { per_day: to }))
             }
             _ => None,
         }
+    }
+
+    /// The first so many characters of a text.
+    fn first_chars(self, chars: &ScalarValue) -> Option<Self> {
+        let Domain::Text { chars: before } = self.domain else { return None };
+        // A negative number counts from the end.
+        let chars = usize::try_from(integer(chars)?).ok()?;
+        Some(Self { domain: Domain::Text { chars: Some(before.map_or(chars, |before| before.min(chars))) }, ..self })
     }
 
     fn year(self) -> Option<Self> {
@@ -530,9 +546,8 @@ impl Monotone {
     /// Partitions where the function compares so with a value that is not NULL.
     fn compare(&self, op: Operator, value: &ScalarValue, keys: &[PartitionKey]) -> Option<Condition> {
         let key = self.key;
-        if let Domain::Text = self.domain {
-            let value = ScalarValue::from(value.try_as_str()??);
-            return Some(Condition::exact(KeyPredicate::Compare(key, comparison_of(op)?, value)));
+        if let Domain::Text { chars } = self.domain {
+            return compare_text(key, chars, comparison_of(op)?, value.try_as_str()??);
         }
         let (from, above) = self.domain.locate(value)?;
         let first = |count: i128| self.steps.iter().rev().fold(count, |count, step| step.first(count));
@@ -564,6 +579,39 @@ impl Monotone {
         };
         Some(Condition::exact(predicate))
     }
+}
+
+/// Partitions where the first `chars` characters of a text key compare so with `value`.
+fn compare_text(key: usize, chars: Option<usize>, comparison: Comparison, value: &str) -> Option<Condition> {
+    let whole = |comparison| KeyPredicate::Compare(key, comparison, value.into());
+    let length = value.chars().count();
+    let predicate = match chars {
+        // A longer text cannot be cut to something between it and the value.
+        Some(chars) if length == chars => {
+            let beyond = || match after_prefix(value) {
+                Some(end) => KeyPredicate::Compare(key, Comparison::GreaterOrEqual, end.into()),
+                None => KeyPredicate::Nothing,
+            };
+            let until = || match after_prefix(value) {
+                Some(end) => KeyPredicate::Compare(key, Comparison::Less, end.into()),
+                None => KeyPredicate::IsNotNull(key),
+            };
+            match comparison {
+                Comparison::Equal => starting(key, value.to_owned()),
+                Comparison::NotEqual => KeyPredicate::or([whole(Comparison::Less), beyond()]),
+                Comparison::Greater => beyond(),
+                Comparison::LessOrEqual => until(),
+                Comparison::Less | Comparison::GreaterOrEqual => whole(comparison),
+            }
+        }
+        Some(chars) if length > chars => return None,
+        _ => whole(comparison),
+    };
+    Some(Condition::exact(predicate))
+}
+
+fn is_utc(zone: &str) -> bool {
+    matches!(zone, "UTC" | "+00:00")
 }
 
 fn comparison_of(op: Operator) -> Option<Comparison> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use chrono::DateTime;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
 use datafusion::common::pruning::PruningStatistics;
@@ -34,7 +34,7 @@ use parking_lot::Mutex;
 use url::{Position, Url};
 
 use crate::catalog::{NewFile, TableKind, TableMeta};
-use crate::discover::{name_in_files, object_path};
+use crate::discover::object_path;
 use crate::error::{Error, Result};
 use crate::prune::unqualified;
 
@@ -122,6 +122,14 @@ impl ScanFile {
         let mut columns = recorded.column_statistics;
         // Nothing was recorded of columns that came later.
         columns.resize_with(table.schema.fields().len(), ColumnStatistics::new_unknown);
+        // A column may have got a wider type since.
+        for (column, field) in columns.iter_mut().zip(table.schema.fields()) {
+            for bound in [&mut column.min_value, &mut column.max_value] {
+                if bound.get_value().is_some_and(|value| value.data_type() != *field.data_type()) {
+                    *bound = bound.cast_to(field.data_type()).unwrap_or(Precision::Absent);
+                }
+            }
+        }
         columns.extend(values.iter().map(|value| constant_column(value, rows)));
         let statistics = Statistics { num_rows: rows, total_byte_size: recorded.total_byte_size, column_statistics: columns };
         Self { file, values, statistics }
@@ -231,7 +239,7 @@ pub(crate) async fn read_files(
     state: &dyn Session,
     table: &TableMeta,
     schema: &SchemaRef,
-    files: Vec<ScanFile>,
+    files: &[ScanFile],
     projection: Option<&Vec<usize>>,
     limit: Option<usize>,
 ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
@@ -240,18 +248,15 @@ pub(crate) async fn read_files(
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
     }
-    let statistics = merged_statistics(table, schema, &files)?;
+    let statistics = merged_statistics(table, schema, files)?;
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
-    let files = files.into_iter().map(|file| partitioned_file(store, file)).collect::<Result<Vec<_>>>()?;
+    let files = files.iter().map(|file| partitioned_file(store, file)).collect::<Result<Vec<_>>>()?;
 
-    // Files have their own spelling of names; the projection gives columns the names that queries use.
-    let in_files = |field: &Arc<Field>| Field::new(name_in_files(field), field.data_type().clone(), true);
-    let columns = Arc::new(Schema::new(table.schema.fields().iter().map(in_files).collect::<Vec<_>>()));
+    let columns = Arc::new(Schema::new(schema.fields()[..table.schema.fields().len()].to_vec()));
     let keys = schema.fields()[columns.fields().len()..].iter().map(Arc::clone).collect::<Vec<_>>();
     let source = ParquetSource::new(TableSchema::builder(columns).with_table_partition_cols(keys).build());
-    let full = Arc::clone(source.table_schema().table_schema());
-    let column = |index: usize| Arc::new(expressions::Column::new(full.field(index).name(), index));
+    let column = |index: usize| Arc::new(expressions::Column::new(schema.field(index).name(), index));
     let projection = projection.iter().map(|&index| ProjectionExpr::new(column(index), schema.field(index).name()));
     let source = source
         .try_pushdown_projection(&ProjectionExprs::new(projection))?
@@ -269,13 +274,13 @@ pub(crate) async fn read_files(
 /// Statistics of all files together.
 ///
 /// Files of external tables may be replaced behind our back, so that theirs are good for estimates only. Rows are never counted by them.
-fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
+pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
     let merged = Statistics::try_merge_iter(files.iter().map(|file| &file.statistics), schema)?;
     Ok(if table.kind == TableKind::Managed { merged } else { merged.to_inexact() })
 }
 
 /// Statistics stay here: the file has been pruned with them, and they would travel with the plan to every task.
-fn partitioned_file(store: &str, ScanFile { file, values, .. }: ScanFile) -> Result<PartitionedFile> {
+fn partitioned_file(store: &str, ScanFile { file, values, .. }: &ScanFile) -> Result<PartitionedFile> {
     if !file.url.strip_prefix(store).is_some_and(|path| path.starts_with('/')) {
         return Err(Error::Unsupported(format!("file {} does not lie in the object store of its table, '{store}'", file.url)));
     }
@@ -284,10 +289,10 @@ fn partitioned_file(store: &str, ScanFile { file, values, .. }: ScanFile) -> Res
         last_modified: DateTime::from_timestamp_millis(file.modified_ms).unwrap_or_default(),
         // Readers look for the footer at this size, so that a file that was replaced is noticed.
         size: file.size,
-        e_tag: file.etag,
+        e_tag: file.etag.clone(),
         version: None,
     };
-    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values))
+    Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values.clone()))
 }
 
 /// Cuts files, in order, into groups of equal bytes; large files are cut into ranges.

@@ -9,6 +9,7 @@ mod filter;
 
 use std::fs::OpenOptions;
 use std::future::Future;
+use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -30,8 +31,8 @@ use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePo
 use tracing::Instrument;
 
 use crate::catalog::{
-    Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, KEYS_MAX, KeyType, NewPartition, NewTable, Partition, PartitionList,
-    TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
+    Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, KEYS_MAX, KeyType, NewPartition, NewTable, Partition, PartitionList, Residual,
+    ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
 };
 use crate::error::{Error, Result};
 use crate::keys::decode_decimal;
@@ -45,8 +46,12 @@ const CONNECTION_WAIT_MAX: Duration = Duration::from_secs(300);
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Decoded tables kept, each for one version of one table.
 const TABLES_CACHED_MAX: u64 = 10_000;
+/// Rows that a connection reads ahead. With the default of 50, its thread and the reader wait for each other most of the time.
+const ROWS_BUFFERED: usize = 1024;
 /// Page cache of a connection, in KiB. The default of 2 MiB thrashes when rows enter four indexes out of order.
 const PAGE_CACHE_KIB: i64 = 32 * 1024;
+/// Partitions whose keys are tested at once for what the store cannot be asked.
+const RESIDUAL_BATCH: usize = 8192;
 /// What the write-ahead log keeps on disk after a large commit, in bytes.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
@@ -234,42 +239,36 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList> {
-        let action = "read partitions";
         // A transaction, so that the partitions and their number are of one moment.
-        let mut transaction = self.readers.begin().await.map_err(failed(action))?;
-        let total = sqlx::query_scalar::<_, i64>("SELECT partition_count FROM tables WHERE id = ?1").bind(table.id);
-        let total = total.fetch_optional(&mut *transaction).await.map_err(failed(action))?;
-        let total = total.ok_or_else(|| Error::NotFound { what: "table", name: qualified(table) })?;
-        let mut list = PartitionList { total: count(total), ..Default::default() };
+        let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
+        let total = totals(&mut snapshot, table).await?.partitions;
+        let (partitions, truncated) = partitions(&mut snapshot, table, predicate, None, limit).await?;
+        Ok(PartitionList { partitions, total, truncated })
+    }
 
-        let (mut query, complete) = partitions_query(table, predicate, limit)?;
-        let mut rows = query.build().fetch(&mut *transaction);
-        while let Some(row) = rows.try_next().await.map_err(failed(action))? {
-            let partition = decode_partition(&row, table)?;
-            if !complete && !predicate.evaluate(&partition.values) {
-                continue;
-            }
-            if list.partitions.len() == limit {
-                list.truncated = true;
-                break;
-            }
-            list.partitions.push(partition);
-        }
-        Ok(list)
+    async fn scan(
+        &self,
+        table: &TableMeta,
+        predicate: &KeyPredicate,
+        residual: Option<Residual<'_>>,
+        limit: usize,
+    ) -> Result<ScanContents> {
+        let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
+        let totals = totals(&mut snapshot, table).await?;
+        let (partitions, truncated) = partitions(&mut snapshot, table, predicate, residual, limit).await?;
+        let ids = partitions.iter().map(|partition| partition.id).collect::<Vec<_>>();
+        let files = if truncated { Vec::new() } else { contents::files(&mut snapshot, table, &ids).await? };
+        Ok(ScanContents { partitions, files, totals, truncated })
     }
 
     async fn files(&self, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>> {
-        contents::files(&self.readers, table, partition_ids).await
+        let mut connection = self.readers.acquire().await.map_err(failed("read files"))?;
+        contents::files(&mut connection, table, partition_ids).await
     }
 
     async fn totals(&self, table: &TableMeta) -> Result<Totals> {
-        let action = "read the size of a table";
-        let sums = sqlx::query("SELECT partition_count, file_count, byte_count, row_count, uncounted_files FROM tables WHERE id = ?1");
-        let row = sums.bind(table.id).fetch_optional(&self.readers).await.map_err(failed(action))?;
-        let row = row.ok_or_else(|| Error::NotFound { what: "table", name: qualified(table) })?;
-        let get = |index: usize| row.try_get::<i64, _>(index).map(count).map_err(failed(action));
-        let rows = (get(4)? == 0).then_some(get(3)?);
-        Ok(Totals { partitions: get(0)?, files: get(1)?, bytes: get(2)?, rows })
+        let mut connection = self.readers.acquire().await.map_err(failed("read the size of a table"))?;
+        totals(&mut connection, table).await
     }
 }
 
@@ -279,6 +278,7 @@ fn connect_options() -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(BUSY_WAIT_MAX)
         .pragma("cache_size", (-PAGE_CACHE_KIB).to_string())
+        .row_buffer_size(ROWS_BUFFERED)
         .disable_statement_logging()
 }
 
@@ -390,13 +390,10 @@ async fn change_table(
             let name = format!("{database}.{name}");
             update.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
         }
-        TableChange::Columns(schema) => {
-            put_schema(connection, table.id, &schema).await?;
-            // Statistics are kept by position.
-            let old = table.schema.fields();
-            if !schema.fields().get(..old.len()).is_some_and(|kept| kept.iter().zip(old).all(|(new, old)| new.contains(old))) {
-                contents::forget_statistics(connection, table.id).await?;
-            }
+        TableChange::Columns(schema) => put_schema(connection, table.id, &schema).await?,
+        TableChange::Comment(comment) => {
+            let update = sqlx::query("UPDATE tables SET comment = ?2 WHERE id = ?1").bind(table.id).bind(&comment);
+            update.execute(&mut *connection).await.map_err(failed(action))?;
         }
         TableChange::Location(location) => {
             let update = sqlx::query("UPDATE tables SET location = ?2 WHERE id = ?1").bind(table.id).bind(&location);
@@ -482,18 +479,67 @@ async fn load_table(connection: &mut SqliteConnection, id: i64) -> Result<Option
     })))
 }
 
+async fn totals(connection: &mut SqliteConnection, table: &TableMeta) -> Result<Totals> {
+    let action = "read the size of a table";
+    let sums = sqlx::query("SELECT partition_count, file_count, byte_count, row_count, uncounted_files FROM tables WHERE id = ?1");
+    let row = sums.bind(table.id).fetch_optional(connection).await.map_err(failed(action))?;
+    let row = row.ok_or_else(|| Error::NotFound { what: "table", name: qualified(table) })?;
+    let get = |index: usize| row.try_get::<i64, _>(index).map(count).map_err(failed(action));
+    let rows = (get(4)? == 0).then_some(get(3)?);
+    Ok(Totals { partitions: get(0)?, files: get(1)?, bytes: get(2)?, rows })
+}
+
+/// Partitions that `predicate` and `residual` keep, at most `limit`, and whether there are more.
+async fn partitions(
+    connection: &mut SqliteConnection,
+    table: &TableMeta,
+    predicate: &KeyPredicate,
+    residual: Option<Residual<'_>>,
+    limit: usize,
+) -> Result<(Vec<Partition>, bool)> {
+    let (mut query, complete) = partitions_query(table, predicate)?;
+    if complete && residual.is_none() {
+        // One more than asked for, which tells whether there are more.
+        query.push(" LIMIT ").push_bind(integer(limit as u64).saturating_add(1));
+    }
+    let mut rows = query.build().fetch(connection).map_err(failed("read partitions"));
+    let (mut kept, mut batch) = (Vec::new(), Vec::new());
+    loop {
+        let row = rows.try_next().await?;
+        let ended = row.is_none();
+        if let Some(row) = row {
+            let partition = decode_partition(&row, table)?;
+            if complete || predicate.evaluate(&partition.values) {
+                batch.push(partition);
+            }
+        }
+        // No larger than what is missing, so that no more is read than that when everything is kept.
+        let batch_max = RESIDUAL_BATCH.min((limit - kept.len()).saturating_add(1));
+        if batch.len() >= batch_max || ended {
+            let batch = mem::take(&mut batch);
+            kept.extend(match residual {
+                Some(residual) => residual(batch)?,
+                None => batch,
+            });
+            if kept.len() > limit {
+                kept.truncate(limit);
+                return Ok((kept, true));
+            }
+            if ended {
+                return Ok((kept, false));
+            }
+        }
+    }
+}
+
 /// The one query that lists partitions, and whether it says all that the predicate says.
-fn partitions_query(table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<(QueryBuilder<Sqlite>, bool)> {
+fn partitions_query(table: &TableMeta, predicate: &KeyPredicate) -> Result<(QueryBuilder<Sqlite>, bool)> {
     let columns: String = (0..table.keys.len()).map(|position| format!(", k{position}")).collect();
     let mut query = QueryBuilder::new("SELECT id, name, location, file_count, byte_count, row_count, uncounted_files");
     query.push(&columns).push(" FROM partitions WHERE table_id = ").push_bind(table.id);
     let complete = filter::push_condition(&mut query, &table.keys, predicate)?;
     // The index on the keys begins with `table_id`; with it in front, the order of that index is the order asked for.
     query.push(" ORDER BY table_id").push(columns);
-    if complete {
-        // One more than asked for, which tells whether there are more.
-        query.push(" LIMIT ").push_bind(integer(limit as u64).saturating_add(1));
-    }
     Ok((query, complete))
 }
 

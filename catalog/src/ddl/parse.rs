@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use super::ParseError;
 use super::cursor::Cursor;
 use super::statement::{
-    Alteration, Column, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, DdlStatement, Key, NewPartitionSpec,
-    PartitionValue, Pattern, RepairMode, TableName, ViewColumn,
+    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, DdlStatement, Key,
+    NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
 };
 use super::types::type_name;
 use crate::catalog::KeyType;
@@ -55,6 +55,8 @@ fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         alter(c, false)?
     } else if c.eat("ALTER VIEW") {
         alter(c, true)?
+    } else if c.eat("COMMENT ON") {
+        comment_on(c)?
     } else if c.is("ALTER") {
         return Err(c.unsupported("only ALTER TABLE and ALTER VIEW are supported"));
     } else if c.eat("MSCK") {
@@ -111,6 +113,13 @@ fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         let table = table_name(c)?;
         let conditions = if c.eat("PARTITION") { c.list(condition)? } else { Vec::new() };
         DdlStatement::ShowPartitions { table, conditions }
+    } else if c.eat("TBLPROPERTIES") {
+        let table = table_name(c)?;
+        let mut names = if matches!(c.nth(0), Token::LParen) { c.list(property_name)? } else { Vec::new() };
+        if names.len() > 1 {
+            return Err(c.invalid("name one property, or none for all".to_owned()));
+        }
+        DdlStatement::ShowProperties { table, name: names.pop() }
     } else if c.eat_any(&["CREATE TABLE", "CREATE VIEW"]) {
         DdlStatement::ShowCreate(table_name(c)?)
     } else {
@@ -138,7 +147,7 @@ fn describe(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     let extended = before | extended_of(c);
     let table = table_name(c)?;
     if c.is("PARTITION") {
-        return Err(c.unsupported("a single partition cannot be described; use SHOW PARTITIONS"));
+        return Ok(DdlStatement::DescribePartition { table, values: partition_values(c)? });
     }
     Ok(DdlStatement::Describe { table, extended })
 }
@@ -417,17 +426,22 @@ fn condition(c: &mut Cursor<'_>) -> Result<Condition> {
     Ok(Condition { key, comparison, value: value(c)? })
 }
 
-/// `PARTITION (k = v, ...) [LOCATION '...']`, without conditions other than `=`.
-fn new_partition(c: &mut Cursor<'_>) -> Result<NewPartitionSpec> {
+/// `PARTITION (k = v, ...)`, without conditions other than `=`.
+fn partition_values(c: &mut Cursor<'_>) -> Result<PartitionValues> {
     c.expect("PARTITION")?;
-    let values = c.list(|c| {
+    c.list(|c| {
         let at = c.position();
         let condition = condition(c)?;
         match condition.comparison {
             Comparison::Equal => Ok((condition.key, condition.value)),
-            _ => Err(c.invalid_at(at, format!("a new partition needs one value for key '{}': use =", condition.key))),
+            _ => Err(c.invalid_at(at, format!("one partition has one value for key '{}': use =", condition.key))),
         }
-    })?;
+    })
+}
+
+/// `PARTITION (k = v, ...) [LOCATION '...']`
+fn new_partition(c: &mut Cursor<'_>) -> Result<NewPartitionSpec> {
+    let values = partition_values(c)?;
     let location = if c.eat("LOCATION") { Some(c.string("a location in quotes")?) } else { None };
     Ok(NewPartitionSpec { values, location })
 }
@@ -473,7 +487,78 @@ fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
     Ok(DdlStatement::Alter { table, view, alteration })
 }
 
+/// `COMMENT ON TABLE t IS 'text'`
+fn comment_on(c: &mut Cursor<'_>) -> Result<DdlStatement> {
+    let comment = |c: &mut Cursor<'_>| {
+        c.expect("IS")?;
+        if c.eat("NULL") { Ok(None) } else { c.string("the comment in quotes").map(Some) }
+    };
+    let view = c.is("VIEW");
+    if c.eat_any(&["TABLE", "VIEW"]) {
+        let table = table_name(c)?;
+        return Ok(DdlStatement::Alter { table, view, alteration: Alteration::Comment(comment(c)?) });
+    }
+    if !c.eat("COLUMN") {
+        return Err(c.unsupported("only tables, views and columns can be commented on"));
+    }
+    let mut parts = vec![c.identifier("a table name")?];
+    while parts.len() < 4 && c.eat_token(&Token::Period) {
+        parts.push(c.identifier("a column name")?);
+    }
+    let (Some(column), Some(name)) = (parts.pop().filter(|_| !parts.is_empty()), parts.pop()) else {
+        return Err(c.expected("table.column"));
+    };
+    let database = parts.pop();
+    let table = TableName { catalog: parts.pop(), database, name };
+    let change = ColumnChange { column, name: None, data_type: None, comment: Some(comment(c)?) };
+    Ok(DdlStatement::Alter { table, view: false, alteration: Alteration::ChangeColumn(change) })
+}
+
+/// Hive's `CHANGE [COLUMN] a b type [COMMENT 'text']`; Spark's `ALTER COLUMN a {COMMENT 'text' | TYPE type}`; `RENAME COLUMN a TO b`.
+fn change_column(c: &mut Cursor<'_>) -> Result<Alteration> {
+    let rename = c.eat("RENAME COLUMN");
+    let hive = !rename && c.eat("CHANGE");
+    if !rename && !hive {
+        c.expect("ALTER")?;
+    }
+    c.eat("COLUMN");
+    let mut change = ColumnChange { column: c.identifier("a column name")?, name: None, data_type: None, comment: None };
+    if rename {
+        c.expect("TO")?;
+        change.name = Some(c.identifier("a column name")?);
+    } else if c.is("COMMENT") && matches!(c.nth(1), Token::SingleQuotedString(_)) {
+        change.comment = c.comment_clause()?.map(Some);
+    } else if hive {
+        let new = column(c)?;
+        change.name = Some(new.name).filter(|name| *name != change.column);
+        change.data_type = Some(new.data_type);
+        change.comment = new.comment.map(Some);
+    } else if c.eat_any(&["TYPE", "SET DATA TYPE"]) {
+        change.data_type = Some(c.data_type()?);
+    } else {
+        return Err(c.expected("COMMENT or TYPE"));
+    }
+    if c.is_any(&["FIRST", "AFTER"]) {
+        return Err(c.unsupported("columns cannot change places: name them in the order you want in SELECT"));
+    }
+    let _ = c.eat_any(&["CASCADE", "RESTRICT"]);
+    Ok(Alteration::ChangeColumn(change))
+}
+
 fn alter_table(c: &mut Cursor<'_>) -> Result<Alteration> {
+    if c.is("PARTITION") {
+        let values = partition_values(c)?;
+        if c.eat("SET LOCATION") {
+            return Ok(Alteration::SetPartitionLocation { values, location: c.string("a location in quotes")? });
+        }
+        if c.eat("RENAME TO") {
+            return Ok(Alteration::RenamePartition { from: values, to: partition_values(c)? });
+        }
+        return Err(c.unsupported("of a partition only SET LOCATION and RENAME TO PARTITION are supported"));
+    }
+    if c.is_any(&["CHANGE", "RENAME COLUMN", "ALTER COLUMN"]) {
+        return change_column(c);
+    }
     if c.eat("SET LOCATION") {
         return c.string("a location in quotes").map(Alteration::SetLocation);
     }
@@ -503,27 +588,15 @@ fn alter_table(c: &mut Cursor<'_>) -> Result<Alteration> {
         c.eat("PURGE");
         return Ok(Alteration::DropPartitions { if_exists, specs });
     }
-    if c.is_any(&[
-        "DROP",
-        "REPLACE",
-        "CHANGE",
-        "RENAME",
-        "PARTITION",
-        "ALTER",
-        "SET",
-        "CLUSTERED",
-        "EXCHANGE",
-        "TOUCH",
-        "ARCHIVE",
-        "COMPACT",
-    ]) {
+    if c.is_any(&["DROP", "REPLACE", "RENAME", "ALTER", "SET", "CLUSTERED", "EXCHANGE", "TOUCH", "ARCHIVE", "COMPACT"]) {
         return Err(c.unsupported(format!(
-            "ALTER TABLE ... {} {} is not supported: partitions can be added and dropped, columns added, properties, location and name changed",
+            "ALTER TABLE ... {} {} is not supported: partitions can be added, dropped, moved and renamed, columns added and widened, comments, \
+             properties, location and name changed",
             c.nth(0),
             c.nth(1)
         )));
     }
-    Err(c.expected("ADD, DROP, RENAME TO, SET, UNSET or RECOVER PARTITIONS"))
+    Err(c.expected("ADD, DROP, CHANGE, RENAME TO, SET, UNSET, PARTITION or RECOVER PARTITIONS"))
 }
 
 fn database_name(c: &mut Cursor<'_>) -> Result<DatabaseName> {

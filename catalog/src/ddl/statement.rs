@@ -48,12 +48,26 @@ pub enum DdlStatement {
     },
     /// `SHOW CREATE TABLE`, `SHOW CREATE VIEW`
     ShowCreate(TableName),
+    /// `SHOW TBLPROPERTIES`
+    ShowProperties {
+        /// The table or view.
+        table: TableName,
+        /// The one property to show.
+        name: Option<String>,
+    },
     /// `DESCRIBE`
     Describe {
         /// The table or view.
         table: TableName,
         /// Whether location, properties and sizes follow the columns.
         extended: bool,
+    },
+    /// `DESCRIBE t PARTITION (...)`
+    DescribePartition {
+        /// The table.
+        table: TableName,
+        /// Key names and values, in any order.
+        values: PartitionValues,
     },
     /// `DESCRIBE DATABASE`
     DescribeDatabase(DatabaseName),
@@ -116,10 +130,28 @@ pub enum Alteration {
         /// One list per `PARTITION (...)`.
         specs: Vec<Vec<Condition>>,
     },
+    /// `PARTITION (...) SET LOCATION`
+    SetPartitionLocation {
+        /// Which partition.
+        values: PartitionValues,
+        /// Where its files lie from now on, as written.
+        location: String,
+    },
+    /// `PARTITION (...) RENAME TO PARTITION (...)`
+    RenamePartition {
+        /// Which partition.
+        from: PartitionValues,
+        /// Its new values.
+        to: PartitionValues,
+    },
     /// `RENAME TO`
     Rename(TableName),
     /// `ADD COLUMNS`
     AddColumns(Vec<Column>),
+    /// `CHANGE COLUMN`, `ALTER COLUMN`, `RENAME COLUMN`, `COMMENT ON COLUMN`
+    ChangeColumn(ColumnChange),
+    /// `COMMENT ON TABLE`, `COMMENT ON VIEW`; `NULL` takes the comment away.
+    Comment(Option<String>),
     /// `SET TBLPROPERTIES`
     SetProperties(BTreeMap<String, String>),
     /// `UNSET TBLPROPERTIES`
@@ -133,6 +165,19 @@ pub enum Alteration {
     SetLocation(String),
     /// `ALTER VIEW ... AS`
     Query(String),
+}
+
+/// What becomes of a column. What is `None` stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnChange {
+    /// Its lower-case name.
+    pub column: String,
+    /// Its new one.
+    pub name: Option<String>,
+    /// Its new type.
+    pub data_type: Option<DataType>,
+    /// Its new comment; `Some(None)` takes it away.
+    pub comment: Option<Option<String>>,
 }
 
 /// Which differences between the directory and the catalog `MSCK` mends. Files inside known partitions are brought up to date in
@@ -314,11 +359,14 @@ pub struct CreateDatabase {
 /// Value of a partition key as text; `None` is NULL. The key's type reads it.
 pub type PartitionValue = Option<String>;
 
+/// Names and values of keys, in any order.
+pub type PartitionValues = Vec<(String, PartitionValue)>;
+
 /// One partition of `ADD PARTITION`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewPartitionSpec {
     /// Key names and values, in any order.
-    pub values: Vec<(String, PartitionValue)>,
+    pub values: PartitionValues,
     /// Where its files lie, as written; by default a directory of the table.
     pub location: Option<String>,
 }

@@ -238,6 +238,26 @@ fn alterations() {
     };
     assert_eq!(specs.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
     assert_eq!(specs[0][1].comparison, Comparison::NotEqual);
+    let change = |sql: &str| match alteration(sql) {
+        Alteration::ChangeColumn(change) => (change.column, change.name, change.data_type, change.comment),
+        other => panic!("{other:?}"),
+    };
+    let (a, int) = (|| "a".to_owned(), || Some(DataType::Int32));
+    assert_eq!(change("ALTER TABLE t CHANGE COLUMN A b INT COMMENT 'x'"), (a(), Some("b".to_owned()), int(), Some(Some("x".to_owned()))));
+    assert_eq!(change("ALTER TABLE t CHANGE a A int CASCADE"), (a(), None, int(), None));
+    assert_eq!(change("ALTER TABLE t CHANGE a type int"), (a(), Some("type".to_owned()), int(), None));
+    assert_eq!(change("ALTER TABLE t ALTER COLUMN a COMMENT 'x'"), (a(), None, None, Some(Some("x".to_owned()))));
+    assert_eq!(change("ALTER TABLE t ALTER COLUMN a SET DATA TYPE int"), (a(), None, int(), None));
+    assert_eq!(change("ALTER TABLE t RENAME COLUMN a TO b"), (a(), Some("b".to_owned()), None, None));
+    assert_eq!(change("COMMENT ON COLUMN t.a IS NULL"), (a(), None, None, Some(None)));
+    assert!(matches!(ours("COMMENT ON COLUMN hive.d.t.a IS ''"), DdlStatement::Alter { table, .. } if table == name("hive.d.t")));
+    assert_eq!(alteration("COMMENT ON VIEW v IS 'x'"), Alteration::Comment(Some("x".to_owned())));
+    assert_eq!(error("ALTER TABLE t CHANGE a a int AFTER b").kind, Kind::Unsupported);
+    let day = |day: &str| vec![("dt".to_owned(), Some(day.to_owned()))];
+    let moved = Alteration::SetPartitionLocation { values: day("2024-01-01"), location: "/x".to_owned() };
+    assert_eq!(alteration("ALTER TABLE t PARTITION (dt='2024-01-01') SET LOCATION '/x'"), moved);
+    let renamed = Alteration::RenamePartition { from: day("1"), to: day("2") };
+    assert_eq!(alteration("ALTER TABLE t PARTITION (dt=1) RENAME TO PARTITION (dt=2)"), renamed);
     assert_eq!(alteration("ALTER TABLE t RENAME TO d.u"), Alteration::Rename(name("d.u")));
     assert_eq!(alteration("ALTER VIEW v AS SELECT 1 -- one\n;"), Alteration::Query("SELECT 1".to_owned()));
     let column = Column { name: "c".to_owned(), data_type: DataType::Int32, comment: None };

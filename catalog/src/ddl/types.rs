@@ -3,11 +3,10 @@
 //! Strings are `Utf8`, lengths of `varchar(n)` and `char(n)` are not kept. `timestamp` counts microseconds without zone; up to three
 //! digits make milliseconds, seven to nine nanoseconds. `timestamp with time zone` is UTC.
 
-use std::sync::Arc;
-
-use datafusion::arrow::datatypes::{DataType, Field, Fields, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, TimezoneInfo};
 use datafusion::sql::sqlparser::tokenizer::Token;
+use windlass_engine::evolution::{list_type, map_type};
 
 use super::ParseError;
 use super::cursor::Cursor;
@@ -29,7 +28,7 @@ impl Cursor<'_> {
             let close = self.open_bracket()?;
             let item = self.nested_type(depth + 1)?;
             self.close_bracket(close)?;
-            return Ok(DataType::List(Arc::new(Field::new_list_field(item, true))));
+            return Ok(list_type(item));
         }
         if self.eat("MAP") {
             let close = self.open_bracket()?;
@@ -37,9 +36,7 @@ impl Cursor<'_> {
             self.expect_token(&Token::Comma)?;
             let value = self.nested_type(depth + 1)?;
             self.close_bracket(close)?;
-            // The names that Parquet's specification has for the parts of a map.
-            let entry = Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
-            return Ok(DataType::Map(Arc::new(Field::new("key_value", DataType::Struct(entry), false)), false));
+            return Ok(map_type(key, value));
         }
         if self.eat("STRUCT") || self.eat("ROW") {
             let close = self.open_bracket()?;

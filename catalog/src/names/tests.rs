@@ -3,6 +3,7 @@ use datafusion::catalog::MemTable;
 use datafusion::catalog::memory::{MemoryCatalogProvider, MemorySchemaProvider};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionContext;
+use windlass_engine::named_files::prepare_scans;
 use windlass_engine::session::session_config;
 
 use super::*;
@@ -66,7 +67,9 @@ impl Warehouse {
         runtime.register_table("queries".to_owned(), Arc::new(table))?;
         system.register_schema("runtime", Arc::new(runtime))?;
         let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), names, Arc::new(Planner)).with_catalog("system", Arc::new(system));
-        let batches = SessionContext::new_with_state(session(Arc::new(catalogs), DEFAULT_DATABASE)).sql(sql).await?.collect().await?;
+        let context = SessionContext::new_with_state(session(Arc::new(catalogs), DEFAULT_DATABASE));
+        let plan = prepare_scans(context.sql(sql).await?.create_physical_plan().await?)?;
+        let batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
         let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches)?.to_string();
         Ok(text.lines().filter(|line| line.starts_with('|')).map(|line| line.replace(' ', "")).collect())
     }

@@ -1,6 +1,10 @@
 use std::fs;
 
-use datafusion::arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, ListArray, StringArray};
+use datafusion::arrow::array::{
+    Array, ArrayRef, Float32Array, Float64Array, Int32Array, Int32Builder, ListArray, ListBuilder, MapBuilder, MapFieldNames, StringArray,
+    StringBuilder, StructArray,
+};
+use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Int32Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::pretty::pretty_format_batches;
@@ -11,6 +15,9 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::SessionContext;
 use datafusion_proto::bytes::{physical_plan_from_bytes, physical_plan_to_bytes};
+use parquet::file::properties::WriterProperties;
+use windlass_engine::evolution::{list_type, map_type};
+use windlass_engine::named_files::prepare_scans;
 use windlass_engine::session::session_config;
 
 use super::*;
@@ -73,7 +80,8 @@ impl Warehouse {
     }
 
     async fn rows(&self, sql: &str) -> Result<String> {
-        let batches = self.session.sql(sql).await?.collect().await?;
+        let plan = prepare_scans(self.session.sql(sql).await?.create_physical_plan().await?)?;
+        let batches = datafusion::physical_plan::collect(plan, self.session.task_ctx()).await?;
         let text = pretty_format_batches(&batches)?.to_string();
         // Rows have no order unless the query gives them one.
         let mut lines = text.lines().skip(3).map(str::to_owned).collect::<Vec<_>>();
@@ -171,13 +179,20 @@ async fn only_managed_tables_are_counted_without_reading() {
 async fn a_guard_stops_scans_of_too_many_partitions() {
     let warehouse = Warehouse::with_options(|options| options.max_partitions_per_scan = 3).await;
     let _files = events(&warehouse, TableKind::External).await;
-    for (sql, advice) in [("SELECT id FROM events WHERE dt > '2024-01-01'", "'region'"), ("SELECT id FROM events", "'dt'")] {
+    for (sql, advice) in [
+        ("SELECT id FROM events WHERE dt > '2024-01-01'", "region = 'eu'"),
+        ("SELECT id FROM events WHERE extract(day FROM dt) > 1", "region = 'eu'"),
+        ("SELECT id FROM events", "dt = DATE '2024-01-01'"),
+        ("SELECT id FROM events WHERE dt > '2024-01-01' AND region <> 'x'", "narrow the conditions, for example to dt = DATE '2024-01-0"),
+    ] {
         let error = warehouse.rows(sql).await.unwrap_err().to_string();
         for word in ["'default.events'", "3 of its 9", advice, "windlass.max_partitions_per_scan"] {
             assert!(error.contains(word), "{error} says {word}");
         }
     }
-    warehouse.rows("SELECT id FROM events WHERE dt = '2024-01-01'").await.unwrap();
+    for within in ["dt = '2024-01-01'", "length(region) = 2"] {
+        warehouse.rows(&format!("SELECT id FROM events WHERE {within}")).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -230,7 +245,7 @@ async fn plans_survive_the_wire() {
     let plan = warehouse.session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
     crate::scan::check_leaves(&plan).unwrap();
     let bytes = physical_plan_to_bytes(plan).unwrap();
-    let plan = physical_plan_from_bytes(&bytes, &warehouse.session.task_ctx()).unwrap();
+    let plan = prepare_scans(physical_plan_from_bytes(&bytes, &warehouse.session.task_ctx()).unwrap()).unwrap();
     let batches = datafusion::physical_plan::collect(plan, warehouse.session.task_ctx()).await.unwrap();
     let mut rows = Vec::new();
     for batch in &batches {
@@ -256,17 +271,104 @@ async fn replaced_files_are_noticed() {
     assert!(error.contains("0.parquet"), "{error}");
 }
 
+/// A table over files that were registered with other columns than those it has now.
+async fn changed_since(warehouse: &Warehouse, files: &Files, then: Vec<Field>, now: Vec<Field>) {
+    let keys = [PartitionKey { name: "k".to_owned(), key_type: KeyType::Int, comment: None }];
+    let found = files.find(Layout::Keys(&keys), Some(&Arc::new(Schema::new(then)))).await.unwrap();
+    let meta = warehouse.create("then", TableKind::External, files, found).await;
+    let columns = crate::catalog::TableChange::Columns(Arc::new(Schema::new(now)));
+    let meta = warehouse.catalog.change_table(&meta, "CHANGE COLUMNS", columns).await.unwrap();
+    warehouse.register("now", Arc::new(HiveTable::new(Arc::clone(&warehouse.catalog) as Arc<dyn Catalog>, meta)));
+}
+
 #[tokio::test]
 async fn columns_that_came_later_are_read() {
     let warehouse = Warehouse::new().await;
     let files = Files::new();
-    files.write("k=1/a.parquet", vec![("a", ints([1, 2])), ("b", ints([3, 4]))]);
-    let declared = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true)]));
+    files.write("k=1/a.parquet", vec![("a", ints([1, 2])), ("B", ints([3, 4])), ("K", ints([9, 9])), ("c", strings(vec![Some("x"); 2]))]);
+    files.write("k=2/b.parquet", vec![("b", ints([5])), ("A", ints([6])), ("d", ints([7])), ("D", ints([8]))]);
+    let column = |name: &str, data_type| Field::new(name, data_type, true);
+    let text = || map_type(DataType::Utf8, DataType::Utf8);
+    let (then, now) = (
+        vec![column("a", DataType::Int32)],
+        vec![
+            column("a", DataType::Int64),
+            column("b", DataType::Int32),
+            column("c", DataType::Int32),
+            column("d", DataType::Int32),
+            column("m", text()),
+        ],
+    );
+    changed_since(&warehouse, &files, then, now).await;
+    let rows = "+---+---+---+---+\n| 2 | 4 | 1 |   |\n| 6 | 5 | 2 |   |";
+    assert_eq!(warehouse.rows("SELECT a, b, k, m FROM now WHERE b > 3 AND B + A > 5").await.unwrap(), rows, "in every spelling");
+    warehouse.read();
+    assert_eq!(warehouse.rows("SELECT a FROM now WHERE a > 5").await.unwrap(), "+---+\n| 6 |");
+    assert_eq!(warehouse.read(), [(2, 1)], "statistics of a column outlive its type");
+    for (sql, file, words) in [
+        ("SELECT c FROM now WHERE k = 1", "a.parquet", "column 'c' is Utf8"),
+        ("SELECT a FROM now WHERE d = 8", "b.parquet", "'d' and 'D' differ"),
+    ] {
+        let error = warehouse.rows(sql).await.unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains(words), "{error}");
+    }
+}
+
+/// Columns `m` (map of lists), `s` (struct) and `l` (list of structs), whose fields `fields` are in the file in this order.
+fn nested(map_names: [&str; 3], fields: &[&str], number: i32) -> Vec<(&'static str, ArrayRef)> {
+    let [entry, key, value] = map_names.map(str::to_owned);
+    let names = MapFieldNames { entry, key, value };
+    let mut map = MapBuilder::new(Some(names), StringBuilder::new(), ListBuilder::new(Int32Builder::new()));
+    map.keys().append_value(format!("key{number}"));
+    map.values().append_value([Some(number), None]);
+    map.append(true).unwrap();
+    let column = |name: &&str| -> (Arc<Field>, ArrayRef) {
+        match *name {
+            "x" => (Arc::new(Field::new("x", DataType::Int32, true)), ints([number])),
+            name => (Arc::new(Field::new(name, DataType::Utf8, true)), strings(vec![Some(&format!("{name}{number}"))])),
+        }
+    };
+    let record: ArrayRef = Arc::new(StructArray::from(fields.iter().map(column).collect::<Vec<_>>()));
+    let item = Arc::new(Field::new("element", record.data_type().clone(), true));
+    let list = ListArray::new(item, OffsetBuffer::from_lengths([1]), Arc::clone(&record), None);
+    vec![("m", Arc::new(map.finish())), ("s", record), ("l", Arc::new(list))]
+}
+
+#[tokio::test]
+async fn nested_columns_of_every_writer_are_read() {
+    let warehouse = Warehouse::new().await;
+    let files = Files::new();
+    files.write("k=1/arrow.parquet", nested(["entries", "keys", "values"], &["x", "y"], 1));
+    let standard = WriterProperties::builder().set_coerce_types(true).build();
+    files.write_with("k=1/standard.parquet", nested(["entries", "key", "value"], &["z", "y", "x"], 2), standard);
+    files.write("k=1/old.parquet", nested(["map", "key", "value"], &["y"], 3));
+    let record = || {
+        DataType::Struct(
+            vec![Field::new("x", DataType::Int64, true), Field::new("y", DataType::Utf8, true), Field::new("w", DataType::Int8, true)]
+                .into(),
+        )
+    };
+    let map = map_type(DataType::Utf8, list_type(DataType::Int64));
+    let declared = [("m", map), ("s", record()), ("l", list_type(record()))].map(|(name, data_type)| Field::new(name, data_type, true));
     let keys = [PartitionKey { name: "k".to_owned(), key_type: KeyType::Int, comment: None }];
-    let found = files.find(Layout::Keys(&keys), Some(&declared)).await.unwrap();
-    let meta = warehouse.create("t", TableKind::External, &files, found).await;
-    let wider = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true), Field::new("b", DataType::Int32, true)]));
-    let meta = warehouse.catalog.change_table(&meta, "ADD COLUMNS", crate::catalog::TableChange::Columns(wider)).await.unwrap();
-    warehouse.register("wider", Arc::new(HiveTable::new(Arc::clone(&warehouse.catalog) as Arc<dyn Catalog>, meta)));
-    assert_eq!(warehouse.rows("SELECT * FROM wider WHERE b > 3").await.unwrap(), "+---+---+---+\n| 2 | 4 | 1 |");
+    let found = files.find(Layout::Keys(&keys), Some(&Arc::new(Schema::new(declared.to_vec())))).await.unwrap();
+    warehouse.create("declared", TableKind::External, &files, found).await;
+    let rows = warehouse.rows("SELECT m, s, l FROM declared").await.unwrap().replace(' ', "");
+    let expected = [
+        "|{key1:[1,]}|{x:1,y:y1,w:}|[{x:1,y:y1,w:}]|",
+        "|{key2:[2,]}|{x:2,y:y2,w:}|[{x:2,y:y2,w:}]|",
+        "|{key3:[3,]}|{x:,y:y3,w:}|[{x:,y:y3,w:}]|",
+    ];
+    assert_eq!(rows.lines().skip(1).collect::<Vec<_>>(), expected);
+    let fields = "SELECT m['key2'][1], s['y'], l[1]['x'] FROM declared WHERE s['x'] = 2";
+    assert_eq!(warehouse.rows(fields).await.unwrap().replace(' ', "").lines().last(), Some("|2|y2|2|"));
+
+    let found = files.find(Layout::Inferred, None).await.unwrap();
+    warehouse.create("inferred", TableKind::External, &files, found).await;
+    let rows = warehouse.rows("SELECT m, s FROM inferred WHERE k = 1").await.unwrap().replace(' ', "");
+    assert_eq!(rows.lines().nth(1), Some("|{key1:[1,]}|{x:1,y:y1,z:}|"));
+
+    files.write("k=1/other.parquet", nested(["map", "key", "value"], &["Y"], 3));
+    let error = files.find(Layout::Inferred, None).await.unwrap_err().to_string();
+    assert!(error.contains("other.parquet") && error.contains("column 's'"), "{error}");
 }

@@ -92,6 +92,19 @@ fn stores_are_asked_exactly() {
         ("s LIKE 'ab%'", KeyPredicate::Prefix(0, "ab".to_owned())),
         ("s LIKE 'a\\%'", KeyPredicate::Compare(0, Equal, "a%".into())),
         ("starts_with(s, 'ab')", KeyPredicate::Prefix(0, "ab".to_owned())),
+        ("left(s, 2) = 'ab'", KeyPredicate::Prefix(0, "ab".to_owned())),
+        ("substr(s, 1, 4) IN ('2023', '2024')", {
+            KeyPredicate::Or(["2023", "2024"].map(|year| KeyPredicate::Prefix(0, year.to_owned())).to_vec())
+        }),
+        ("substring(s FROM 1 FOR 4) <= '2023'", KeyPredicate::Compare(0, Less, "2024".into())),
+        ("left(s, 4) >= '20'", KeyPredicate::Compare(0, GreaterOrEqual, "20".into())),
+        ("d = '2024-01-01' OR i NOT IN (1) AND t < '2024-01-01'", {
+            let left = KeyPredicate::Compare(3, Equal, date("2024-01-01"));
+            let right = vec![KeyPredicate::Compare(1, NotEqual, 1.into()), KeyPredicate::Compare(4, Less, time("2024-01-01"))];
+            KeyPredicate::Or(vec![KeyPredicate::And(right), left])
+        }),
+        ("t >= TIMESTAMPTZ '2024-01-01 00:00:00+00:00'", KeyPredicate::Compare(4, GreaterOrEqual, time("2024-01-01"))),
+        ("CAST(t AS DATE) IN (DATE '2024-01-01')", between(4, time("2024-01-01"), time("2024-01-02"))),
         ("s IS NOT DISTINCT FROM NULL", KeyPredicate::IsNull(0)),
     ];
     for (sql, expected) in cases {
@@ -164,7 +177,7 @@ fn simple() -> impl Strategy<Value = String> {
         ])
     };
     let time = || {
-        let columns = ["d", "t", "CAST(t AS DATE)", "CAST(d AS TIMESTAMP)", "to_date(t)"];
+        let columns = ["d", "t", "CAST(t AS DATE)", "CAST(d AS TIMESTAMP)", "to_date(t)", "CAST(t AS TIMESTAMPTZ)"];
         let functions = [
             "date_trunc('month', d)",
             "date_trunc('year', t)",
@@ -184,11 +197,16 @@ fn simple() -> impl Strategy<Value = String> {
             "TIMESTAMP '2024-01-01 12:00:00'",
             "TIMESTAMP '1969-12-31 23:59:59.5'",
             "TIMESTAMP '2024-02-26'",
+            "TIMESTAMPTZ '2024-01-01 02:00:00+02:00'",
             "'2024-02-29'",
             "NULL",
         ])
     };
-    let text = || select(vec!["s", "CAST(i AS VARCHAR)", "CAST(d AS VARCHAR)", "upper(s)"]);
+    let text = || {
+        let columns = ["s", "CAST(i AS VARCHAR)", "CAST(d AS VARCHAR)", "upper(s)"];
+        let parts = ["left(s, 1)", "substr(s, 1, 2)", "left(substr(s, 1, 3), 2)", "left(s, -1)", "substr(s, 2, 1)", "left(s, 0)"];
+        select([columns.as_slice(), &parts].concat())
+    };
     let text_literal = || select(vec!["'a'", "'ab'", "'b%'", "'2024-01-01'", "''", "NULL", "'2'"]);
     let pattern = select(vec!["'a%'", "'%'", "'a_'", "'b\\%'", "'b\\_%'", "'ab'", "'a%c'", "''", "NULL", "'\\\\'", "'A%'"]);
     let not = || select(vec!["", "NOT "]);

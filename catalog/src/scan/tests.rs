@@ -1,4 +1,4 @@
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::prelude::SessionContext;
 

@@ -8,7 +8,7 @@ use datafusion_proto_common::protobuf_common as protobuf;
 use prost::Message;
 use sqlx::query_builder::Separated;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::{count, failed, integer, reserve_ids, to_json};
 use crate::catalog::{Contents, DataFile, NewFile, NewPartition, PartitionKey, TableMeta};
@@ -79,25 +79,18 @@ pub(super) async fn apply(connection: &mut SqliteConnection, table_id: i64, keys
 }
 
 /// Files of some partitions, ordered by partition as given, then URL.
-pub(super) async fn files(pool: &SqlitePool, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>> {
+pub(super) async fn files(connection: &mut SqliteConnection, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>> {
     let action = "read files";
     let query = sqlx::query(
         "SELECT partition_id, url, size, modified_ms, etag, row_count, statistics FROM files
          WHERE partition_id IN (SELECT value FROM json_each(?1)) ORDER BY partition_id, url",
     );
-    let rows = query.bind(to_json(partition_ids)?).fetch_all(pool).await.map_err(failed(action))?;
+    let rows = query.bind(to_json(partition_ids)?).fetch_all(connection).await.map_err(failed(action))?;
     let mut files = rows.iter().map(|row| decode_file(row, table)).collect::<Result<Vec<_>>>()?;
     let places: HashMap<i64, usize> = partition_ids.iter().zip(0..).map(|(id, place)| (*id, place)).collect();
     // Stable, so that the order by URL stays.
     files.sort_by_key(|file| places.get(&file.partition_id).copied());
     Ok(files)
-}
-
-/// Drops what is known of column values in a table, which is always allowed: it costs pruning, not rows.
-pub(super) async fn forget_statistics(connection: &mut SqliteConnection, table_id: i64) -> Result<()> {
-    let update = sqlx::query("UPDATE files SET statistics = NULL WHERE partition_id IN (SELECT id FROM partitions WHERE table_id = ?1)");
-    update.bind(table_id).execute(connection).await.map_err(failed("forget statistics"))?;
-    Ok(())
 }
 
 /// Deletes partitions with their files; returns the sums over what went.

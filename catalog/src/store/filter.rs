@@ -8,7 +8,7 @@ use sqlx::{QueryBuilder, Sqlite};
 use crate::catalog::{KeyType, PartitionKey};
 use crate::error::{Error, Result};
 use crate::keys::{Encoded, encode};
-use crate::predicate::KeyPredicate;
+use crate::predicate::{KeyPredicate, after_prefix};
 use crate::store::to_json;
 
 /// Comparisons that one statement may hold. SQLite refuses expressions deeper than 1,000, and a chain of n terms is n deep.
@@ -69,7 +69,7 @@ fn push(query: &mut QueryBuilder<Sqlite>, keys: &[PartitionKey], predicate: &Key
                 return Err(Error::Internal(format!("partition key '{}' is a {} and has no prefixes", key.name, key.key_type)));
             }
             query.push(format_args!("(k{position} >= ")).push_bind(prefix.clone());
-            if let Some(end) = prefix_end(prefix) {
+            if let Some(end) = after_prefix(prefix) {
                 query.push(format_args!(" AND k{position} < ")).push_bind(end);
             }
             query.push(")");
@@ -115,31 +115,4 @@ fn key(keys: &[PartitionKey], position: usize) -> Result<&PartitionKey> {
 
 fn encode_operand(key: &PartitionKey, value: &ScalarValue) -> Result<Encoded> {
     encode(key, value)?.ok_or_else(|| Error::Internal(format!("partition key '{}' is compared with NULL", key.name)))
-}
-
-/// The least string above all strings that start with `prefix`; none if there is no such string.
-fn prefix_end(prefix: &str) -> Option<String> {
-    let mut end: Vec<char> = prefix.chars().collect();
-    while let Some(last) = end.pop() {
-        // A range over `char` steps over the surrogates, which are not characters.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            end.push(next);
-            return Some(end.into_iter().collect());
-        }
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_of_prefixes() {
-        assert_eq!(prefix_end("ab").as_deref(), Some("ac"));
-        assert_eq!(prefix_end("a\u{d7ff}").as_deref(), Some("a\u{e000}"));
-        assert_eq!(prefix_end("a\u{10ffff}").as_deref(), Some("b"));
-        assert_eq!(prefix_end("\u{10ffff}"), None);
-        assert_eq!(prefix_end(""), None);
-    }
 }

@@ -217,8 +217,46 @@ async fn statistics_follow_the_columns() {
     let table = catalog.change_table(&table, "ADD COLUMNS", TableChange::Columns(schema(&["a", "b", "c"]))).await.unwrap();
     let widened = read(&table).await.unwrap();
     assert_eq!((widened.column_statistics.len(), &widened.column_statistics[0]), (3, &column));
-    let table = catalog.change_table(&table, "REPLACE COLUMNS", TableChange::Columns(schema(&["b", "a"]))).await.unwrap();
-    assert_eq!(read(&table).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_scan_sees_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = SqliteCatalog::open(&directory.path().join("catalog.db")).await.unwrap();
+    let keys = vec![key("n", KeyType::Int)];
+    let with_file = |n: &str| partition(&keys, &[n], vec![file(n, 1, Some(7))]);
+    let contents = Contents { add_partitions: vec![with_file("1"), with_file("2")], ..Default::default() };
+    let table = catalog.create_table(new_table("t", keys.clone()), contents).await.unwrap();
+    // Between the partitions and their files, all of them are replaced.
+    let change = |kept: Vec<Partition>| {
+        let remove_partitions = kept.iter().map(|partition| partition.id).collect();
+        let contents = Contents { remove_partitions, add_partitions: vec![with_file("3")], ..Default::default() };
+        let changed = catalog.change_table(&table, "REPLACE", TableChange::Contents(contents));
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(changed))?;
+        Ok(kept)
+    };
+    let seen = catalog.scan(&table, &KeyPredicate::All, Some(&change), 10).await.unwrap();
+    assert_eq!((seen.partitions.len(), seen.totals.files), (2, 2));
+    assert_eq!(seen.files.iter().map(|file| file.file.url.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    let seen = catalog.scan(&table, &KeyPredicate::All, None, 10).await.unwrap();
+    assert_eq!((seen.partitions.len(), seen.files.len(), seen.totals.files), (1, 1, 1));
+}
+
+#[tokio::test]
+async fn the_limit_is_on_what_the_residual_keeps() {
+    let catalog = SqliteCatalog::in_memory().await.unwrap();
+    let keys = vec![key("n", KeyType::Int)];
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let partitions = (0..50).map(|n| partition(&keys, &[&n.to_string()], vec![])).collect();
+    let table = add(&catalog, &table, partitions).await.unwrap();
+    let sevenths = |found: Vec<Partition>| {
+        let keeps = |partition: &Partition| matches!(partition.values[0], ScalarValue::Int32(Some(n)) if n % 7 == 0);
+        Ok(found.into_iter().filter(keeps).collect())
+    };
+    for (limit, kept, truncated) in [(8, 8, false), (7, 7, true), (0, 0, true), (usize::MAX, 8, false)] {
+        let seen = catalog.scan(&table, &KeyPredicate::All, Some(&sevenths), limit).await.unwrap();
+        assert_eq!((seen.partitions.len(), seen.truncated), (kept, truncated), "limit {limit}");
+    }
 }
 
 #[tokio::test]
@@ -259,7 +297,7 @@ async fn comparisons_of_leading_keys_use_the_index() {
         (KeyPredicate::or([range.clone(), KeyPredicate::IsNull(0)]), "table_id=? AND k0>? AND k0<?"),
         (KeyPredicate::and([day, KeyPredicate::Prefix(1, "eu".to_owned())]), "table_id=? AND k0=? AND k1>? AND k1<?"),
     ] {
-        let (query, complete) = partitions_query(&table, &predicate, 10).unwrap();
+        let (query, complete) = partitions_query(&table, &predicate).unwrap();
         assert!(complete);
         let explain = format!("EXPLAIN QUERY PLAN {}", query.into_string());
         let plan = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&catalog.readers).await.unwrap();
