@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use windlass_engine::config::{ConfigError, load, require_loopback};
+use windlass_engine::config::{ConfigError, Secret, load, require_loopback};
 use windlass_engine::memory::available_bytes;
 use windlass_engine::telemetry::{LogFilter, LogOptions};
 
@@ -37,6 +37,8 @@ pub struct ExecutorConfig {
     pub slots: usize,
     /// RAM that all tasks share; a task gets its slots' share. Reaching it makes operators spill; the process may grow beyond it.
     pub memory_limit_bytes: u64,
+    /// Share of that memory that one pipelined query may hold, so that others can start beside it.
+    pub query_memory_percent: u8,
     /// Directory for shuffle and spill files. Executors may share it: each makes a directory of its own in it.
     pub work_dir: PathBuf,
     /// Bytes of spill files at one time.
@@ -47,6 +49,8 @@ pub struct ExecutorConfig {
     pub job_data_ttl_s: u64,
     /// Directories that tables may use; must be the scheduler's.
     pub allowed_locations: Vec<String>,
+    /// What schedulers and executors must know to have stages run here; the same in the whole cluster. Nothing is asked if absent.
+    pub cluster_key: Option<Secret>,
     /// Seconds that running tasks get to end after SIGTERM.
     pub drain_timeout_s: u64,
     /// Listen beyond this host although no port asks who is there.
@@ -68,11 +72,13 @@ impl Default for ExecutorConfig {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             // The rest is for batches in flight, decoders and the kernel's file cache.
             memory_limit_bytes: available_bytes() / 10 * 6,
+            query_memory_percent: 80,
             work_dir: std::env::temp_dir().join("windlass-executor"),
             spill_limit_bytes: 100 << 30,
             metadata_cache_bytes: 256 << 20,
             job_data_ttl_s: 24 * 60 * 60,
             allowed_locations: Vec::new(),
+            cluster_key: None,
             drain_timeout_s: 30,
             insecure_network: false,
             log: LogOptions::default(),
@@ -157,6 +163,9 @@ impl ExecutorConfig {
             );
             return Err(ConfigError::invalid("memory_limit_bytes", reason));
         }
+        if !(1..=100).contains(&self.query_memory_percent) {
+            return Err(ConfigError::invalid("query_memory_percent", "a share is from 1 to 100"));
+        }
         if self.allowed_locations.is_empty() {
             return Err(ConfigError::invalid(
                 "allowed_locations",
@@ -192,6 +201,7 @@ mod tests {
             (ExecutorConfig { bind_host: any, insecure_network: true, ..good() }, "advertised_host"),
             (ExecutorConfig { slots: 0, ..good() }, "slots"),
             (ExecutorConfig { slots: 8, memory_limit_bytes: 8, ..good() }, "memory_limit_bytes"),
+            (ExecutorConfig { query_memory_percent: 0, ..good() }, "query_memory_percent"),
             (ExecutorConfig { allowed_locations: Vec::new(), ..good() }, "allowed_locations"),
             (ExecutorConfig { scheduler: "localhost".to_owned(), ..good() }, "scheduler"),
             (ExecutorConfig { scheduler: ":1".to_owned(), ..good() }, "scheduler"),

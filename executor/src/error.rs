@@ -53,12 +53,6 @@ pub enum Error {
         /// How long it was tried.
         waited_s: u64,
     },
-    /// The scheduler answered once and no longer does.
-    #[error("lost the scheduler at {scheduler}")]
-    LostScheduler {
-        /// Its address.
-        scheduler: String,
-    },
     /// The scheduler refused this executor, or a server of ours failed.
     #[error("executor failed: {0}")]
     Ballista(#[from] BallistaError),
@@ -84,7 +78,7 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) | Self::Locations(_) | Self::Telemetry(_) => Exit::Usage,
-            Self::NoScheduler { .. } | Self::LostScheduler { .. } => Exit::Unreachable,
+            Self::NoScheduler { .. } => Exit::Unreachable,
             _ => Exit::Failed,
         }
     }

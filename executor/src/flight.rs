@@ -1,11 +1,13 @@
-//! Serves shuffle files to other executors, and nothing else.
+//! Serves shuffle files to other executors and tells the scheduler which tasks run here, and nothing else.
 //!
 //! Ballista's service joins the job id of a request to its work directory unchecked, hands out tokens that nobody checks and drains
-//! uploads to the end. This one answers the two calls that readers make, for job ids that are one path component.
+//! uploads to the end. This one answers the two calls that readers make, for job ids that are one path component,
+//! and the scheduler's roll call.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
@@ -19,33 +21,66 @@ use ballista_core::serde::scheduler::Action as ShuffleRequest;
 use ballista_core::utils::create_grpc_server;
 use ballista_executor::ArrowFlightServerProvider;
 use ballista_executor::flight_service::BallistaFlightService;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
+use tokio::sync::Notify;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::roll_call::{self, RunningTasks};
 
-/// Fetches that one connection may have open; readers share a few connections and wait.
-const STREAMS_MAX: u32 = 1024;
+use crate::task::Ledger;
+use crate::worker::StageRunner;
+
+/// Streams that one connection may have open; readers of shuffles share a few connections and wait. Exchanges of pipelined queries must not:
+/// they need one for each pair of tasks, over four connections.
+const STREAMS_MAX: u32 = 16 * 1024;
+
+/// How often a quiet reader is asked for a sign of life, and how long it may take: what runs for one that is gone should stop.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Longest job id.
 const JOB_ID_CHARS_MAX: usize = 64;
 
-/// Makes the server of shuffle files on a port that is bound already. `failed` is raised when it ends with an error.
-pub fn provider(listener: TcpListener, failed: Arc<AtomicBool>) -> Arc<ArrowFlightServerProvider> {
+/// What the server shares with the rest of its process.
+#[derive(Debug, Clone)]
+pub struct Ties {
+    /// Id of this executor.
+    pub executor: String,
+    /// The tasks that live here.
+    pub ledger: Ledger,
+    /// Raised when the server ends with an error.
+    pub failed: Arc<AtomicBool>,
+    /// Told when Ballista closes its servers.
+    pub closing: Arc<Notify>,
+    /// Serves stages on the same port.
+    pub stages: Arc<StageRunner>,
+}
+
+/// Makes the server of shuffle files on a port that is bound already.
+pub fn provider(listener: TcpListener, ties: Ties) -> Arc<ArrowFlightServerProvider> {
     let listener = Mutex::new(Some(listener));
     Arc::new(move |work_dir, _address, mut shutdown, config| {
         let listener = listener.lock().ok().and_then(|mut listener| listener.take());
-        let failed = Arc::clone(&failed);
+        let ties = ties.clone();
         tokio::spawn(async move {
             let listener = listener.ok_or_else(|| BallistaError::Internal("the shuffle server was started twice".to_owned()))?;
-            let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true));
-            let service = FlightServiceServer::new(ShuffleService { files: BallistaFlightService::new(work_dir) })
+            let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?);
+            let incoming = incoming.with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
+            let service = FlightServiceServer::new(ShuffleService { files: BallistaFlightService::new(work_dir), ties: ties.clone() })
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            let server = create_grpc_server(&config).max_concurrent_streams(STREAMS_MAX).add_service(service);
-            server.serve_with_incoming_shutdown(incoming, shutdown.recv()).await.map_err(|error| {
+            let server = create_grpc_server(&config).max_concurrent_streams(STREAMS_MAX);
+            let server = server.http2_keepalive_interval(Some(KEEPALIVE)).http2_keepalive_timeout(Some(KEEPALIVE)).add_service(service);
+            let server = ties.stages.add_to(server);
+            let closing = async {
+                shutdown.recv().await;
+                ties.closing.notify_one();
+                // Tasks that run still ask each other for rows.
+                ties.stages.drained().await;
+            };
+            server.serve_with_incoming_shutdown(incoming, closing).await.map_err(|error| {
                 tracing::error!(%error, "the shuffle server failed");
-                failed.store(true, Ordering::Release);
+                ties.failed.store(true, Ordering::Release);
                 BallistaError::TonicError(error)
             })
         })
@@ -54,6 +89,7 @@ pub fn provider(listener: TcpListener, failed: Arc<AtomicBool>) -> Arc<ArrowFlig
 
 struct ShuffleService {
     files: BallistaFlightService,
+    ties: Ties,
 }
 
 /// Refuses requests for anything but a shuffle file of a plausible job.
@@ -90,6 +126,14 @@ impl FlightService for ShuffleService {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        if request.get_ref().r#type == roll_call::ACTION {
+            if request.get_ref().body != self.ties.executor.as_bytes() {
+                return Err(Status::not_found("another executor is at this address"));
+            }
+            let answer = RunningTasks { tasks: self.ties.ledger.tasks() };
+            let answer = arrow_flight::Result { body: answer.to_bytes().into() };
+            return Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))));
+        }
         check(&request.get_ref().body)?;
         self.files.do_action(request).await
     }

@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ballista_core::config::TaskSchedulingPolicy;
+use ballista_core::error::BallistaError;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::health::ExecutorHealth;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
 use tracing::{info, warn};
 use windlass_engine::process::{Stop, reserve_port, stop_requested};
 use windlass_engine::session::session_config;
@@ -18,16 +22,18 @@ use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtim
 use crate::config::ExecutorConfig;
 use crate::connections::Connections;
 use crate::error::{Error, Result};
-use crate::flight;
+use crate::flight::{self, Ties};
 use crate::health::{Health, install_metrics, routes};
-use crate::task::TaskEngine;
+use crate::task::{Ledger, TaskEngine};
 use crate::work_dir::WorkDir;
+use crate::worker::queries::Limits;
+use crate::worker::{self, StageRunner};
 
 /// Seconds between heartbeats. The scheduler gives an executor up after four; the executor gives the scheduler up after five.
 const HEARTBEAT_S: u64 = 3;
 
-/// How executors introduce themselves.
-const USER_AGENT: &str = concat!("windlass-executor/", env!("CARGO_PKG_VERSION"));
+/// How executors introduce themselves; the bytes of memory that their tasks share follow.
+const USER_AGENT: &str = concat!("windlass-executor/", env!("CARGO_PKG_VERSION"), " memory/");
 
 /// Seconds between looks for files of forgotten queries.
 const CLEANUP_INTERVAL_S: u64 = 600;
@@ -35,8 +41,36 @@ const CLEANUP_INTERVAL_S: u64 = 600;
 /// Pause between two tries to reach the scheduler.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Runs an executor until a signal, the scheduler, or, with `exit_with_parent`, the end of standard input stops it.
-pub async fn run(config: ExecutorConfig, exit_with_parent: bool) -> Result<()> {
+/// How long one try may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause before a scheduler that was lost is tried: it may answer and not take executors yet.
+const REJOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long an executor that lost its scheduler looks for a signal that says why.
+const SIGNAL_WAIT: Duration = Duration::from_millis(500);
+
+/// How a process runs beside its settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manners {
+    /// Stop when standard input ends.
+    pub exit_with_parent: bool,
+    /// The scheduler was there before: wait for it as long as it takes.
+    pub rejoin: bool,
+}
+
+/// Why an executor stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to.
+    Stopped,
+    /// It lost its scheduler, or the scheduler gave it up: nobody knows its tasks any more, and a new process should register. Its files
+    /// are left to that process, which removes them when nothing can write to them any more.
+    Forsaken,
+}
+
+/// Runs an executor until a signal or, with `exit_with_parent`, the end of standard input stops it, or until its scheduler is lost.
+pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let id = uuid::Uuid::new_v4().to_string();
     let locations = Locations::new(config.allowed_locations.iter().cloned())?;
     let work_dir = WorkDir::create(&config.work_dir, &id)?;
@@ -61,8 +95,19 @@ pub async fn run(config: ExecutorConfig, exit_with_parent: bool) -> Result<()> {
     let http = tokio::spawn(axum::serve(http_listener, routes(health)).into_future());
 
     let (scheduler_host, scheduler_port) = config.scheduler_address()?;
-    let shuffle_failed = Arc::new(AtomicBool::new(false));
+    let (shuffle_failed, closing, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Ledger::default());
     let slots = config.slots;
+    let stages = StageRunner::start(stage_options(&config), &runtime, Handle::current()).map_err(|cause| system("start threads", cause))?;
+    let stages = Arc::new(stages);
+    let _end = Abandon(Arc::clone(&stages));
+    let ties = Ties {
+        executor: id.clone(),
+        ledger: ledger.clone(),
+        failed: Arc::clone(&shuffle_failed),
+        closing: Arc::clone(&closing),
+        stages: Arc::clone(&stages),
+    };
+    let user_agent = format!("{USER_AGENT}{}", config.memory_limit_bytes);
     let process = ExecutorProcessConfig {
         // Random: a scheduler refuses a second executor of the same id, and a restarted one has lost its files.
         executor_id: id.clone(),
@@ -90,42 +135,98 @@ pub async fn run(config: ExecutorConfig, exit_with_parent: bool) -> Result<()> {
         // One for all tasks: files, footer cache and spill limit are the process's. Ballista gives each task a pool of its own.
         override_runtime_producer: Some(Arc::new(move |_| Ok(Arc::clone(&runtime)))),
         override_config_producer: Some(Arc::new(move || session_config(slots))),
-        override_arrow_flight_service: Some(flight::provider(shuffle_listener, Arc::clone(&shuffle_failed))),
-        override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start()))),
+        override_arrow_flight_service: Some(flight::provider(shuffle_listener, ties)),
+        override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start(), ledger, stages.memory()))),
         // The scheduler shows it, and turns other versions away.
-        override_create_grpc_client_endpoint: Some(Arc::new(|endpoint| Ok(endpoint.user_agent(USER_AGENT)?))),
+        override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(user_agent.as_str())?))),
         health: heartbeat.clone(),
         ..ExecutorProcessConfig::default()
     };
 
-    let stop = stop_requested(exit_with_parent);
+    let stop = stop_requested(manners.exit_with_parent);
     tokio::pin!(stop);
     tokio::select! {
-        reached = reach_scheduler(&config) => reached?,
-        stop = &mut stop => return stop.map(drop).map_err(|cause| system("listen for signals", cause)),
+        reached = reach_scheduler(&config, manners.rejoin) => reached?,
+        stop = &mut stop => return stop.map(|_| Ended::Stopped).map_err(|cause| system("listen for signals", cause)),
     }
     info!(%id, scheduler = config.scheduler, port, grpc_port, http_port, slots, memory_bytes = config.memory_limit_bytes, "executor starts");
 
     let running = start_executor_process(Arc::new(process));
     tokio::pin!(running);
+    let mut is_running = true;
     let stopped = tokio::select! {
-        ended = &mut running => ended.map(|()| None)?,
+        ended = &mut running => {
+            is_running = false;
+            match ended {
+                Err(error) if manners.rejoin && is_passing(&error) => {
+                    warn!(%error, "the scheduler did not take this executor: trying again");
+                    None
+                }
+                ended => ended.map(|()| None)?,
+            }
+        }
         stop = &mut stop => Some(stop.map_err(|cause| system("listen for signals", cause))?),
+        // Ballista now waits for tasks that its own pool has dropped.
+        () = closing.notified() => None,
+    };
+    let stopped = match stopped {
+        // Ballista sees a signal too and may be the first to end, and a scheduler on the same host stops with its executors.
+        None => timeout(SIGNAL_WAIT, &mut stop).await.ok().transpose().map_err(|cause| system("listen for signals", cause))?,
+        stopped => stopped,
     };
     info!(?stopped, "executor stops");
+    stages.close();
     match stopped {
         // Ballista saw the signal too: it has told the scheduler and waits for its tasks.
-        Some(Stop::Signal) => match tokio::time::timeout(Duration::from_secs(config.drain_timeout_s), running).await {
-            Ok(ended) => ended?,
-            Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks did not end in time; they will run again elsewhere"),
-        },
+        Some(Stop::Signal) => {
+            let running = async { if is_running { running.await } else { Ok(()) } };
+            let drained = async { tokio::join!(running, stages.drained()).0 };
+            match timeout(Duration::from_secs(config.drain_timeout_s), drained).await {
+                Ok(ended) => ended?,
+                Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks did not end in time; they will run again elsewhere"),
+            }
+        }
         Some(Stop::Orphaned) => info!("the parent process is gone"),
         None if shuffle_failed.load(Ordering::Acquire) => return Err(Error::ShuffleServer),
-        None if !heartbeat.is_ready() => return Err(Error::LostScheduler { scheduler: config.scheduler }),
-        None => info!("the scheduler stopped this executor"),
+        None => {
+            warn!(scheduler = config.scheduler, "lost the scheduler: its tasks are forgotten");
+            work_dir.leave();
+            return Ok(Ended::Forsaken);
+        }
     }
     http.abort();
-    Ok(())
+    Ok(Ended::Stopped)
+}
+
+/// However this process ends, no stream of a stage looks complete afterwards.
+struct Abandon(Arc<StageRunner>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+fn stage_options(config: &ExecutorConfig) -> worker::Options {
+    let memory_bytes = usize::try_from(config.memory_limit_bytes).unwrap_or(usize::MAX);
+    let query_bytes = memory_bytes / 100 * usize::from(config.query_memory_percent);
+    worker::Options {
+        slots: config.slots,
+        limits: Limits { memory_bytes, query_bytes },
+        cluster_key: config.cluster_key.clone(),
+        functions: functions::with_functions,
+    }
+}
+
+/// Whether the scheduler may take this executor a little later: it is being started, or was cut off.
+fn is_passing(error: &BallistaError) -> bool {
+    match error {
+        BallistaError::GrpcConnectionError(_) => true,
+        BallistaError::GrpcError(status) => {
+            matches!(status.code(), Code::Unavailable | Code::Internal | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded)
+        }
+        _ => false,
+    }
 }
 
 fn system(action: &'static str, cause: std::io::Error) -> Error {
@@ -143,14 +244,19 @@ fn listen(host: IpAddr, port: u16, setting: &'static str) -> Result<(TcpListener
     bound.map_err(|cause| Error::Listen { address, setting, cause })
 }
 
-/// Waits until the scheduler's port answers: Ballista's own wait never gives up.
-async fn reach_scheduler(config: &ExecutorConfig) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(config.scheduler_wait_s);
-    loop {
-        match timeout_at(deadline, TcpStream::connect(&config.scheduler)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(_)) if Instant::now() + RETRY < deadline => sleep(RETRY).await,
-            _ => return Err(Error::NoScheduler { scheduler: config.scheduler.clone(), waited_s: config.scheduler_wait_s }),
+/// Waits until the scheduler's port answers: Ballista's own wait never gives up. With `rejoin`, nor does this one.
+async fn reach_scheduler(config: &ExecutorConfig, rejoin: bool) -> Result<()> {
+    let reached = async {
+        while !matches!(timeout(CONNECT_TIMEOUT, TcpStream::connect(&config.scheduler)).await, Ok(Ok(_))) {
+            sleep(RETRY).await;
         }
+    };
+    if rejoin {
+        info!(scheduler = config.scheduler, "waiting for the scheduler");
+        sleep(REJOIN_PAUSE).await;
+        reached.await;
+        return Ok(());
     }
+    let waited = timeout(Duration::from_secs(config.scheduler_wait_s), reached).await;
+    waited.map_err(|_| Error::NoScheduler { scheduler: config.scheduler.clone(), waited_s: config.scheduler_wait_s })
 }

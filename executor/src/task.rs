@@ -1,7 +1,8 @@
-//! One task: a slice of a stage. Ballista runs it; here it gets a span and is counted.
+//! One task: a slice of a stage. Ballista runs it; here it gets a span, is counted and is written into the ledger while it lives.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -10,12 +11,16 @@ use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, 
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::prelude::SessionConfig;
 use metrics::{counter, gauge, histogram};
 use tracing::{Instrument, info_span};
-use windlass_engine::named_files::name_files_in_errors;
+use windlass_engine::named_files::prepare_scans;
+use windlass_engine::pipelined::memory::Share;
+use windlass_engine::roll_call::TaskName;
 use windlass_engine::telemetry::SPAN_TASK;
 
 use crate::connections::Connections;
@@ -23,12 +28,47 @@ use crate::connections::Connections;
 /// Ballista's way to run tasks, with connections that are bounded and tasks that are counted.
 pub struct TaskEngine {
     inner: DefaultExecutionEngine,
+    ledger: Ledger,
+    memory: Arc<dyn MemoryPool>,
 }
 
 impl TaskEngine {
-    /// Tasks fetch shuffle files over `connections`.
-    pub fn new(connections: Connections) -> Self {
-        Self { inner: DefaultExecutionEngine::with_client_pool(Arc::new(connections)) }
+    /// Tasks fetch shuffle files over `connections`, are listed in `ledger`, and share `memory` with pipelined queries.
+    pub fn new(connections: Connections, ledger: Ledger, memory: Arc<dyn MemoryPool>) -> Self {
+        Self { inner: DefaultExecutionEngine::with_client_pool(Arc::new(connections)), ledger, memory }
+    }
+}
+
+/// The tasks that live here: from their start until Ballista has been handed how they ended. As many as were started and have not ended.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Mutex<HashSet<TaskName>>>);
+
+impl Ledger {
+    /// All of them.
+    pub fn tasks(&self) -> Vec<TaskName> {
+        self.with(|tasks| tasks.iter().cloned().collect())
+    }
+
+    fn enter(&self, task: TaskName) -> Entry {
+        self.with(|tasks| tasks.insert(task.clone()));
+        Entry { ledger: self.clone(), task }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut HashSet<TaskName>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// One line of the ledger, deleted when it is dropped.
+#[derive(Debug)]
+struct Entry {
+    ledger: Ledger,
+    task: TaskName,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.ledger.with(|tasks| tasks.remove(&self.task));
     }
 }
 
@@ -43,9 +83,10 @@ impl ExecutionEngine for TaskEngine {
         work_dir: &str,
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
-        let plan = name_files_in_errors(plan)?;
+        let plan = prepare_scans(plan)?;
         let inner = self.inner.create_query_stage_exec(job_id.clone(), stage_id, task_id, output_partitions, plan, work_dir, config)?;
-        Ok(Arc::new(Task { inner, job_id, stage_id }))
+        let name = TaskName { job: job_id.to_string(), stage: stage_id as u64, task: task_id as u64 };
+        Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), _entry: self.ledger.enter(name) }))
     }
 }
 
@@ -54,6 +95,9 @@ struct Task {
     inner: Arc<dyn QueryStageExecutor>,
     job_id: JobId,
     stage_id: usize,
+    memory: Arc<dyn MemoryPool>,
+    /// Ballista drops a task after it has queued its last status.
+    _entry: Entry,
 }
 
 impl fmt::Display for Task {
@@ -67,6 +111,7 @@ impl QueryStageExecutor for Task {
     async fn execute_query_stage(&self, task_id: usize, context: Arc<TaskContext>) -> Result<Vec<ShuffleWritePartition>> {
         let mut measured = Measured::start();
         let span = info_span!(SPAN_TASK, job = %self.job_id, stage = self.stage_id, task = task_id);
+        let context = Arc::new(within(&context, &self.memory));
         let result = self.inner.execute_query_stage(task_id, context).instrument(span).await;
         measured.outcome = if result.is_ok() { "finished" } else { "failed" };
         if let Ok(partitions) = &result {
@@ -92,6 +137,22 @@ impl QueryStageExecutor for Task {
     }
 }
 
+/// The context of a task whose own pool, which Ballista makes, is a share of the process's.
+fn within(context: &TaskContext, memory: &Arc<dyn MemoryPool>) -> TaskContext {
+    let share = Share::new(Arc::clone(context.memory_pool()), Arc::clone(memory));
+    let runtime = RuntimeEnv { memory_pool: Arc::new(share), ..RuntimeEnv::clone(&context.runtime_env()) };
+    TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        context.session_config().clone(),
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        Arc::new(runtime),
+    )
+}
+
 /// Counts a task when it is dropped: a cancelled one is dropped where it stands.
 struct Measured {
     start: Instant,
@@ -110,5 +171,37 @@ impl Drop for Measured {
         gauge!("windlass_tasks_running").decrement(1.0);
         counter!("windlass_tasks_total", "outcome" => self.outcome).increment(1);
         histogram!("windlass_task_seconds").record(self.start.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer};
+
+    use super::*;
+
+    #[test]
+    fn tasks_take_their_memory_from_the_process() {
+        let process: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(100));
+        let own = RuntimeEnv { memory_pool: Arc::new(GreedyMemoryPool::new(60)), ..RuntimeEnv::default() };
+        let context = within(&TaskContext::default().with_runtime(Arc::new(own)), &process);
+        let task = MemoryConsumer::new("sort").register(context.memory_pool());
+        task.try_grow(50).unwrap();
+        let other = MemoryConsumer::new("join").register(&process);
+        assert!(task.try_grow(11).is_err() && other.try_grow(51).is_err());
+        other.try_grow(50).unwrap();
+        assert!(task.try_grow(1).is_err());
+        drop(task);
+        assert_eq!((context.memory_pool().reserved(), process.reserved()), (0, 50));
+    }
+
+    #[test]
+    fn a_task_is_listed_while_it_lives() {
+        let (ledger, name) = (Ledger::default(), |task| TaskName { job: "j".to_owned(), stage: 1, task });
+        let (first, second) = (ledger.enter(name(0)), ledger.enter(name(1)));
+        drop(first);
+        assert_eq!(ledger.tasks(), [name(1)]);
+        drop(second);
+        assert!(ledger.tasks().is_empty());
     }
 }

@@ -39,6 +39,11 @@ impl WorkDir {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Leaves the directory to the next executor here, which removes it after this process has ended: tasks may still write to it.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
     /// Where Ballista keeps shuffle files.
     pub fn shuffle(&self) -> PathBuf {
         self.path.join("shuffle")
