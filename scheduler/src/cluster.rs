@@ -66,6 +66,8 @@ pub struct Member {
     pub heard: Instant,
     /// Its build; empty until it has told.
     pub version: String,
+    /// RAM that its tasks share; 0 until it has told.
+    pub memory_bytes: u64,
     heartbeat: ExecutorHeartbeat,
 }
 
@@ -76,11 +78,20 @@ impl Member {
     }
 }
 
+/// Why a job's graph is beyond repair and its query has to run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doom {
+    /// A stage's inputs are not what its producer kept.
+    Unsound,
+    /// Its tasks were lost on living executors again and again.
+    TasksLost,
+}
+
 /// What is remembered of a job between two looks at its graph.
 #[derive(Debug, Default)]
 struct Audit {
     fingerprint: Option<u64>,
-    unsound: bool,
+    doom: Option<Doom>,
     /// Numbers that tasks were given so far, by stage.
     task_ids: HashMap<usize, usize>,
 }
@@ -121,15 +132,23 @@ impl Executors {
         *self.losses.borrow()
     }
 
-    /// Whether a job's graph stopped adding up, so that its tasks are held back for good.
-    pub fn is_unsound(&self, job: &JobId) -> bool {
-        self.audits.lock().get(job).is_some_and(|audit| audit.unsound)
+    /// Why a job's tasks are held back for good, if they are.
+    pub fn doom(&self, job: &JobId) -> Option<Doom> {
+        self.audits.lock().get(job).and_then(|audit| audit.doom)
     }
 
-    /// Notes an executor's build.
-    pub fn note_version(&self, executor: &str, version: &str) {
-        if let Some(member) = self.members.write().get_mut(executor).filter(|member| member.version != version) {
+    /// Holds back a job's tasks for good.
+    pub fn condemn(&self, job: &JobId, doom: Doom) {
+        self.audits.lock().entry(job.clone()).or_default().doom = Some(doom);
+    }
+
+    /// Notes an executor's build and memory.
+    pub fn introduce(&self, executor: &str, version: &str, memory_bytes: u64) {
+        let mut members = self.members.write();
+        let known = |member: &&mut Member| member.version == version && member.memory_bytes == memory_bytes;
+        if let Some(member) = members.get_mut(executor).filter(|member| !known(member)) {
             version.clone_into(&mut member.version);
+            member.memory_bytes = memory_bytes;
         }
     }
 
@@ -146,19 +165,19 @@ impl Executors {
             let address = (member.metadata.host.as_str(), member.metadata.grpc_port);
             let answer = tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await;
             if matches!(answer, Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused) {
-                self.give_up(&member.metadata.id);
+                self.give_up(&member.metadata.id, "it refuses connections");
             }
         }))
         .await;
     }
 
     /// Makes an executor look silent since 1970, so that Ballista's next sweep removes it and rolls its stages back.
-    fn give_up(&self, id: &str) {
+    fn give_up(&self, id: &str, reason: &str) {
         let mut members = self.members.write();
         let Some(member) = members.get_mut(id).filter(|member| member.heartbeat.timestamp > 0) else { return };
         member.heartbeat.timestamp = 0;
         drop(members);
-        warn!(executor = id, "executor refuses connections: giving it up");
+        warn!(executor = id, reason, "giving up an executor");
         self.losses.send_modify(|losses| *losses += 1);
     }
 
@@ -170,11 +189,10 @@ impl Executors {
         let mut audits = self.audits.lock();
         let audit = audits.entry(job.clone()).or_default();
         let fingerprint = Some(soundness::fingerprint(graph.stages()));
-        if !audit.unsound && audit.fingerprint != fingerprint {
+        if audit.doom.is_none() && audit.fingerprint != fingerprint {
             audit.fingerprint = fingerprint;
-            if let Some((consumer, producer)) = soundness::inconsistent_input(graph.stages()) {
-                warn!(%job, consumer, producer, "a stage's inputs are not what its producer kept: the job is held back");
-                audit.unsound = true;
+            if !repair_inputs(job, graph) {
+                audit.doom = Some(Doom::Unsound);
             }
         }
         let mut seen = Vec::new();
@@ -182,7 +200,7 @@ impl Executors {
             seen.push(stage.stage_id);
             soundness::skip_task_ids(stage, audit.task_ids.get(&stage.stage_id).copied().unwrap_or(0));
         }
-        !audit.unsound
+        audit.doom.is_none()
     }
 
     fn note_task_ids(&self, bound: &[BoundTask]) {
@@ -252,14 +270,22 @@ impl ClusterState for Executors {
             ..ExecutorHeartbeat::default()
         };
         info!(executor = id, host = metadata.host, slots = spec.total_vcores, "executor registers");
-        let member = Member { metadata, slots: spec.total_vcores, heard: Instant::now(), version: String::new(), heartbeat };
+        let member =
+            Member { metadata, slots: spec.total_vcores, heard: Instant::now(), version: String::new(), memory_bytes: 0, heartbeat };
+        let mut gone = Vec::new();
         {
             let mut members = self.members.write();
             if members.contains_key(&id) {
                 // Ballista's gRPC layer recognises this text.
                 return Err(BallistaError::Configuration(format!("executor_id {id} is already registered")));
             }
+            let address = |metadata: &ExecutorMetadata| (metadata.host.clone(), metadata.port);
+            let taken = address(&member.metadata);
+            gone.extend(members.values().filter(|other| address(&other.metadata) == taken).map(|other| other.metadata.id.clone()));
             members.insert(id.clone(), member);
+        }
+        for gone in gone {
+            self.give_up(&gone, "another executor has taken its address");
         }
         self.tell(ClusterStateEvent::RegisteredExecutor { executor_id: id });
         Ok(())
@@ -316,6 +342,25 @@ impl Executors {
         // Nobody listens: fine.
         let _listeners = self.events.send(event);
     }
+}
+
+/// Takes outputs that were rolled back out of the inputs of stages that are about to start; whether the graph adds up then.
+fn repair_inputs(job: &JobId, graph: &mut ExecutionGraphBox) -> bool {
+    let mut last = None;
+    while let Some((consumer, producer)) = soundness::inconsistent_input(graph.stages()) {
+        let made = graph.stages().get(&producer).filter(|_| last != Some((consumer, producer))).cloned();
+        last = Some((consumer, producer));
+        let others: Vec<_> = graph.stages().keys().copied().filter(|stage| *stage != consumer).collect();
+        let repaired = made.zip(graph.fetch_running_stage(&others)).map(|(made, stage)| soundness::unlist_stale(stage, producer, &made));
+        match repaired {
+            Some(Ok(true)) => info!(%job, consumer, producer, "outputs that were rolled back are left out"),
+            outcome => {
+                warn!(%job, consumer, producer, ?outcome, "a stage's inputs are not what its producer kept: the job is held back");
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// Heartbeats carry wall-clock seconds: Ballista compares them with its own reading of that clock.

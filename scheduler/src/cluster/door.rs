@@ -28,6 +28,9 @@ const ID_BYTES_MAX: usize = 64;
 /// What the user agent of our executors starts with; their build follows.
 pub const EXECUTOR_AGENT: &str = "windlass-executor/";
 
+/// What precedes the bytes of memory that its tasks share.
+pub const MEMORY_AGENT: &str = "memory/";
+
 /// Ballista's scheduler service, reduced to what executors need.
 pub struct ExecutorDoor {
     inner: BallistaServer,
@@ -47,12 +50,13 @@ fn refuse<T>(what: &str) -> Answer<T> {
     Err(Status::permission_denied(format!("this port is for executors and does not {what}; send SQL to the Flight SQL port")))
 }
 
-/// The build that an executor's requests name. Errors: a build that is not ours.
-fn version<T>(request: &Request<T>) -> Result<String, Status> {
+/// The build and the memory that an executor's requests name. Errors: a build that is not ours.
+fn introduction<T>(request: &Request<T>) -> Result<(String, u64), Status> {
     let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-    let version = agent.split_whitespace().find_map(|word| word.strip_prefix(EXECUTOR_AGENT)).unwrap_or_default();
+    let named = |name| agent.split_whitespace().find_map(|word: &str| word.strip_prefix(name)).unwrap_or_default();
+    let (version, memory) = (named(EXECUTOR_AGENT), named(MEMORY_AGENT));
     match version.is_empty() || version == env!("CARGO_PKG_VERSION") {
-        true => Ok(version.to_owned()),
+        true => Ok((version.to_owned(), memory.parse().unwrap_or(0))),
         false => Err(Status::failed_precondition(format!(
             "executor is version {version}, the scheduler {}: install the same version",
             env!("CARGO_PKG_VERSION")
@@ -93,16 +97,20 @@ impl SchedulerGrpc for ExecutorDoor {
     type ExecuteQueryPushStream = Empty<Result<GetJobStatusResult, Status>>;
 
     async fn register_executor(&self, request: Request<RegisterExecutorParams>) -> Answer<RegisterExecutorResult> {
-        check(request.get_ref().metadata.as_ref())?;
-        version(&request)?;
-        self.inner.register_executor(request).await
+        let registration = request.get_ref().metadata.as_ref();
+        check(registration)?;
+        let executor = registration.map(|registration| registration.id.clone()).unwrap_or_default();
+        let (version, memory_bytes) = introduction(&request)?;
+        let answer = self.inner.register_executor(request).await?;
+        self.executors.introduce(&executor, &version, memory_bytes);
+        Ok(answer)
     }
 
     async fn heart_beat_from_executor(&self, request: Request<HeartBeatParams>) -> Answer<HeartBeatResult> {
         check(request.get_ref().metadata.as_ref())?;
-        let (version, executor) = (version(&request)?, request.get_ref().executor_id.clone());
+        let ((version, memory_bytes), executor) = (introduction(&request)?, request.get_ref().executor_id.clone());
         let answer = self.inner.heart_beat_from_executor(request).await?;
-        self.executors.note_version(&executor, &version);
+        self.executors.introduce(&executor, &version, memory_bytes);
         Ok(answer)
     }
 

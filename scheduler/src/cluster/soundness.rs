@@ -1,21 +1,27 @@
 //! Whether a job's graph still adds up after tasks were lost. Pure.
 //!
 //! When Ballista rolls back a stage that had finished some of its tasks, the outputs of those tasks stay listed as inputs of the next
-//! stage; the stage then runs again from its first task, and the next stage would read those rows twice. Nothing that is public can unlist
-//! them, so such a job is held back here and started again by its run.
+//! stage; the stage then runs again from its first task, and the next stage would read those rows twice. [`unlist_stale`] takes them off the
+//! list before the next stage's first task starts. A job that does not add up even then is held back and started again by its run.
 //!
 //! A stage that was rolled back also numbers its tasks from 0 again, and files are named after tasks. Ballista's reader takes a file that
 //! exists on its own disk for the one it was told of, so what a cancelled task left there would hide the rows that its successor wrote on
 //! another executor. [`skip_task_ids`] keeps numbers from being used twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
+use ballista_core::execution_plans::ShuffleReaderExec;
 use ballista_core::serde::protobuf::failed_task::FailedReason;
 use ballista_core::serde::protobuf::task_status::Status;
 use ballista_core::serde::protobuf::{FailedTask, TaskKilled};
+use ballista_core::serde::scheduler::PartitionLocation;
 use ballista_scheduler::state::execution_graph::create_task_info;
 use ballista_scheduler::state::execution_stage::{ExecutionStage, RunningStage, StageOutput};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::error::Result;
+use datafusion::physical_plan::ExecutionPlan;
 
 /// The stages of a graph, by id.
 pub type Stages = HashMap<usize, ExecutionStage>;
@@ -43,29 +49,43 @@ pub fn fingerprint(stages: &Stages) -> u64 {
 
 /// The first consumer and producer whose idea of the rows between them differs.
 ///
-/// A stage that can run must have exactly the outputs of its producers' successful tasks; one that waits must have none that no successful
-/// task of the producer's present attempt made.
+/// A stage that can run must have exactly the outputs of its producers' successful tasks. One that waits may know of too many:
+/// [`unlist_stale`] is for the moment when it stops waiting.
 pub fn inconsistent_input(stages: &Stages) -> Option<(usize, usize)> {
     let mut ids: Vec<_> = stages.keys().copied().collect();
     ids.sort_unstable();
     ids.into_iter().find_map(|consumer| {
-        let (inputs, ready) = match &stages[&consumer] {
-            ExecutionStage::UnResolved(stage) => (&stage.inputs, false),
-            ExecutionStage::Resolved(stage) => (&stage.inputs, true),
-            ExecutionStage::Running(stage) => (&stage.inputs, true),
-            ExecutionStage::Successful(_) | ExecutionStage::Failed(_) => return None,
+        let inputs = match &stages[&consumer] {
+            ExecutionStage::Resolved(stage) => &stage.inputs,
+            ExecutionStage::Running(stage) => &stage.inputs,
+            ExecutionStage::UnResolved(_) | ExecutionStage::Successful(_) | ExecutionStage::Failed(_) => return None,
         };
-        let bad = inputs.iter().find(|(producer, input)| {
-            stages.get(producer).is_none_or(|stage| {
-                let (listed, made) = (listed(input), made(stage));
-                match ready {
-                    true => listed != made,
-                    false => !is_part_of(&listed, &made),
-                }
-            })
-        });
+        let bad = inputs.iter().find(|(producer, input)| stages.get(producer).is_none_or(|stage| listed(input) != made(stage)));
         bad.map(|(producer, _)| (consumer, *producer))
     })
+}
+
+/// Takes off a consumer's list what no task in `made` wrote, from its plan too. Whether that was possible: not once a task of the consumer
+/// has started, and not if the planner has folded the rows' number into the plan.
+pub fn unlist_stale(consumer: &mut RunningStage, producer: usize, made: &ExecutionStage) -> Result<bool> {
+    let made: HashSet<_> = self::made(made).into_iter().collect();
+    let Some(input) = consumer.inputs.get_mut(&producer).filter(|_| consumer.task_infos.is_empty()) else { return Ok(false) };
+    let keep = |locations: &mut Vec<PartitionLocation>| locations.retain(|location| made.contains(&output(location)));
+    let mut readers = 0;
+    let plan = Arc::clone(&consumer.plan).transform_up(|node| {
+        let Some(reader) = node.downcast_ref::<ShuffleReaderExec>().filter(|reader| reader.stage_id == producer) else {
+            return Ok(Transformed::no(node));
+        };
+        readers += 1;
+        let mut reader = reader.clone();
+        reader.partition.iter_mut().for_each(keep);
+        Ok(Transformed::yes(Arc::new(reader) as Arc<dyn ExecutionPlan>))
+    })?;
+    if readers == 1 {
+        consumer.plan = plan.data;
+        input.partition_locations.values_mut().for_each(keep);
+    }
+    Ok(readers == 1)
 }
 
 /// Lets a stage's next task have the number `used` at least: those below belong to earlier attempts of the stage.
@@ -82,13 +102,12 @@ pub fn skip_task_ids(stage: &mut RunningStage, used: usize) {
     }
 }
 
+fn output(location: &PartitionLocation) -> Output<'_> {
+    (location.map_partition_id, location.executor_meta.id.as_str(), location.partition_id.partition_id, location.file_id)
+}
+
 fn listed(input: &StageOutput) -> Vec<Output<'_>> {
-    let locations = input.partition_locations.values().flatten();
-    let mut outputs: Vec<_> = locations
-        .map(|location| {
-            (location.map_partition_id, location.executor_meta.id.as_str(), location.partition_id.partition_id, location.file_id)
-        })
-        .collect();
+    let mut outputs: Vec<_> = input.partition_locations.values().flatten().map(output).collect();
     outputs.sort_unstable();
     outputs
 }
@@ -111,12 +130,6 @@ fn made(stage: &ExecutionStage) -> Vec<Output<'_>> {
     outputs
 }
 
-/// Whether sorted `part` is contained in sorted `whole`, each element as often at most.
-fn is_part_of(part: &[Output<'_>], whole: &[Output<'_>]) -> bool {
-    let mut whole = whole.iter();
-    part.iter().all(|output| whole.by_ref().any(|candidate| candidate == output))
-}
-
 fn attempt(stage: &ExecutionStage) -> usize {
     match stage {
         ExecutionStage::UnResolved(stage) => stage.stage_attempt_num,
@@ -129,14 +142,14 @@ fn attempt(stage: &ExecutionStage) -> usize {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::sync::Arc;
-
     use ballista_core::serde::protobuf::{RunningTask, ShuffleWritePartition, SuccessfulTask};
     use ballista_core::serde::scheduler::{
-        ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification, PartitionId, PartitionLocation, PartitionStats,
+        ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification, PartitionId, PartitionStats,
     };
     use ballista_scheduler::state::execution_stage::{TaskInfo, UnresolvedStage};
     use datafusion::arrow::datatypes::Schema;
+    use datafusion::physical_plan::Partitioning;
+    use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
     use datafusion::physical_plan::empty::EmptyExec;
     use datafusion::prelude::SessionConfig;
 
@@ -193,18 +206,48 @@ pub(crate) mod tests {
         ExecutionStage::UnResolved(stage)
     }
 
+    /// Stage 2, ready to read what is listed of stage 1.
+    fn ready(listed: Vec<PartitionLocation>) -> RunningStage {
+        let ExecutionStage::UnResolved(waiting) = waiting_for_stage_1(listed.clone()) else { unreachable!() };
+        let schema = Arc::new(Schema::empty());
+        let reader = ShuffleReaderExec::try_new(1, vec![listed], schema, Partitioning::UnknownPartitioning(1)).unwrap();
+        let plan = Arc::new(CoalescePartitionsExec::new(Arc::new(reader)));
+        RunningStage::new(2, 0, plan, 1, vec![], waiting.inputs, waiting.session_config)
+    }
+
     #[test]
-    fn outputs_of_a_stage_that_was_rolled_back_are_found() {
-        let mut stages = running_stage(1, 0, vec![task(0, "a", 1, Some(vec![0, 1])), task(1, "b", 1, None)]);
-        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0), location("a", 0, 1)]));
+    fn outputs_of_a_stage_that_was_rolled_back_are_found_and_unlisted() {
+        let mut stages = running_stage(1, 0, vec![task(0, "a", 1, Some(vec![0])), task(1, "b", 1, None)]);
+        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0)]));
         assert!(!is_disturbed(&stages));
-        assert_eq!(inconsistent_input(&stages), None);
 
         let before = fingerprint(&stages);
-        stages.extend(running_stage(1, 1, vec![]));
+        stages.extend(running_stage(1, 1, vec![task(0, "", 0, None), task(1, "", 0, None), task(2, "b", 2, Some(vec![0]))]));
         assert!(is_disturbed(&stages));
         assert_ne!(fingerprint(&stages), before);
+        let mut consumer = ready(vec![location("a", 0, 0), location("b", 2, 0)]);
+        stages.insert(2, ExecutionStage::Running(consumer.clone()));
         assert_eq!(inconsistent_input(&stages), Some((2, 1)), "task 0 of the first attempt is listed and no longer known");
+
+        assert!(unlist_stale(&mut consumer, 1, &stages[&1]).unwrap());
+        let children = consumer.plan.children();
+        let reader = children[0].downcast_ref::<ShuffleReaderExec>().unwrap();
+        let read: Vec<_> = reader.partition.iter().flatten().map(|location| location.map_partition_id).collect();
+        assert_eq!(read, [2]);
+        stages.insert(2, ExecutionStage::Running(consumer));
+        assert_eq!(inconsistent_input(&stages), None);
+    }
+
+    #[test]
+    fn nothing_is_unlisted_where_rows_may_have_been_counted_or_read() {
+        let producer = &running_stage(1, 1, vec![task(0, "b", 1, Some(vec![0]))])[&1];
+        let stale = || vec![location("a", 0, 0), location("b", 0, 0)];
+        let mut started = ready(stale());
+        started.task_infos.push(task(0, "a", 1, None));
+        assert!(!unlist_stale(&mut started, 1, producer).unwrap());
+        let mut folded = ready(stale());
+        folded.plan = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
+        assert!(!unlist_stale(&mut folded, 1, producer).unwrap());
     }
 
     #[test]
@@ -223,18 +266,12 @@ pub(crate) mod tests {
     #[test]
     fn an_output_that_is_listed_twice_or_missing_is_found() {
         let mut stages = running_stage(1, 1, vec![task(0, "a", 1, Some(vec![0])), task(1, "b", 1, Some(vec![0]))]);
-        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0), location("a", 0, 0)]));
-        assert_eq!(inconsistent_input(&stages), Some((2, 1)), "twice");
-
-        let ExecutionStage::UnResolved(waiting) = waiting_for_stage_1(vec![location("a", 0, 0)]) else { unreachable!() };
-        let mut ready =
-            RunningStage::new(2, 0, Arc::clone(&waiting.plan), 1, vec![], waiting.inputs.clone(), Arc::clone(&waiting.session_config));
-        stages.insert(2, ExecutionStage::UnResolved(waiting));
+        stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0)]));
         assert_eq!(inconsistent_input(&stages), None, "a waiting stage need not have all");
-        stages.insert(2, ExecutionStage::Running(ready.clone()));
-        assert_eq!(inconsistent_input(&stages), Some((2, 1)), "a running one must");
-        ready.inputs.get_mut(&1).unwrap().add_partition(location("b", 1, 0));
-        stages.insert(2, ExecutionStage::Running(ready));
-        assert_eq!(inconsistent_input(&stages), None);
+        let all = || vec![location("a", 0, 0), location("b", 1, 0)];
+        for (listed, sound) in [(vec![location("a", 0, 0)], false), ([all(), all()].concat(), false), (all(), true)] {
+            stages.insert(2, ExecutionStage::Running(ready(listed)));
+            assert_eq!(inconsistent_input(&stages).is_none(), sound);
+        }
     }
 }

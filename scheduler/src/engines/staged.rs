@@ -1,8 +1,9 @@
 //! Runs queries on the executors, every exchange kept on their disks until the query ends: Ballista's scheduler, embedded, with the
 //! recovery that it lacks.
 //!
-//! Ballista re-runs the tasks of an executor that is gone. Where that cannot work (`cluster::soundness`), where it gets stuck
-//! ([`watchdog`]) or where the result itself was lost, a query's [`run`] starts again as a new job, unseen by its reader.
+//! Ballista re-runs the tasks of an executor that is gone; tasks that living executors know nothing of are run again too ([`roll_call`]).
+//! Where that cannot work (`cluster::soundness`), where it gets stuck ([`watchdog`]) or where the result itself was lost, a query's [`run`]
+//! starts again as a new job, unseen by its reader.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,16 +22,16 @@ use ballista_scheduler::metrics::NoopMetricsCollector;
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use ballista_scheduler::scheduler_server::JobIdGenerator;
 use datafusion::common::JoinType;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use datafusion::physical_plan::{ExecutionPlan, displayable};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
+use tonic::transport::server::TcpIncoming;
 use tracing::{debug, warn};
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::MESSAGE_BYTES_MAX;
@@ -46,11 +47,13 @@ use crate::cluster::jobs::Jobs;
 use crate::cluster::slots::{self, Usage};
 use crate::cluster::{BallistaServer, Executors};
 use crate::error::{Error, Result};
+use crate::explain::physical_text;
 
 mod failure;
 mod joins;
 mod observation;
 mod results;
+mod roll_call;
 mod run;
 mod watchdog;
 
@@ -117,7 +120,9 @@ impl StagedEngine {
         let door = SchedulerGrpcServer::new(ExecutorDoor::new(server.clone(), Arc::clone(&executors)))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let (incoming, shutdown) = (TcpListenerStream::new(options.listener), options.shutdown.clone());
+        // Without it, answers wait for the other side's delayed acknowledgements.
+        let incoming = TcpIncoming::from(options.listener).with_nodelay(Some(true));
+        let shutdown = options.shutdown.clone();
         let serving =
             tonic::transport::Server::builder().add_service(door).serve_with_incoming_shutdown(incoming, shutdown.cancelled_owned());
         let serving =
@@ -131,7 +136,8 @@ impl StagedEngine {
             usage: Mutex::default(),
             handle: Handle::current(),
         });
-        tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown));
+        tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown.clone()));
+        tokio::spawn(Arc::clone(&core).call_rolls(options.shutdown));
         Ok((Arc::new(Self { core }), serving))
     }
 }
@@ -180,13 +186,14 @@ impl Engine for StagedEngine {
 
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
         let plan = distributable_plan(&query).await?;
-        let physical = displayable(plan.as_ref()).indent(false).to_string();
         let state = query.context.state();
+        let options = &state.config_options().explain;
+        let physical = physical_text(plan.as_ref(), options);
         let stages = DefaultDistributedPlanner::new()
             .plan_query_stages(&JobId::new(query.id.as_str()), plan, state.config_options())
             .map_err(|error| Error::internal(format!("cannot cut the plan into stages: {error}")))?;
         let stages: Vec<_> =
-            stages.iter().map(|stage| format!("Stage {}\n{}", stage.stage_id(), displayable(stage.as_ref()).indent(false))).collect();
+            stages.iter().map(|stage| format!("Stage {}\n{}", stage.stage_id(), physical_text(stage.as_ref(), options))).collect();
         Ok(vec![("physical_plan".to_owned(), physical), ("stages".to_owned(), stages.join("\n"))])
     }
 }
@@ -252,11 +259,17 @@ impl Cluster for StagedEngine {
             state: if member.is_active() { "ACTIVE" } else { "DRAINING" },
             heartbeat_age_ms: u64::try_from(member.heard.elapsed().as_millis()).unwrap_or(u64::MAX),
             version: member.version.clone(),
+            memory_bytes: member.memory_bytes,
             id: member.metadata.id,
         };
         let mut infos: Vec<_> = self.core.executors.members().into_iter().map(info).collect();
         infos.sort_by(|a, b| (&a.address, &a.id).cmp(&(&b.address, &b.id)));
         infos
+    }
+
+    fn look_around(&self) {
+        let executors = Arc::clone(&self.core.executors);
+        self.core.handle.spawn(async move { executors.probe(Duration::ZERO).await });
     }
 }
 

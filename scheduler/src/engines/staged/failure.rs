@@ -3,13 +3,17 @@
 use windlass_proto::Kind;
 
 use crate::Error;
+use crate::error::worded;
 
 /// What Ballista puts in front of a task's own error.
 const PREFIXES: [&str; 2] = ["Task failed due to runtime execution error: ", "Task failed due to IO error: "];
 
 /// Causes by what their `Debug` text contains, the first that fits. Ballista sends no kinds over the wire.
-const CAUSES: [(&str, Kind); 14] = [
+const CAUSES: [(&str, Kind); 16] = [
     ("ResourcesExhausted(", Kind::Exhausted),
+    // A connection that broke under a stream of rows.
+    ("h2 protocol error", Kind::Unavailable),
+    ("transport error", Kind::Unavailable),
     ("FetchFailed(", Kind::Unavailable),
     ("GrpcConnectionError(", Kind::Unavailable),
     ("GrpcActionError(", Kind::Unavailable),
@@ -29,7 +33,7 @@ const CAUSES: [(&str, Kind); 14] = [
 pub fn from_job(message: &str) -> Error {
     let cause = PREFIXES.iter().find_map(|prefix| message.split_once(prefix)).map_or(message, |(_, cause)| cause).trim();
     let kind = CAUSES.iter().find(|(text, _)| cause.contains(text)).map_or(Kind::Internal, |(_, kind)| *kind);
-    Error::new(kind, innermost(cause))
+    worded(kind, &innermost(cause))
 }
 
 /// The longest quoted text of a `Debug`-printed error, which is its message; else all of it.
@@ -60,7 +64,7 @@ fn innermost(cause: &str) -> String {
         rest = &quoted[end..];
     }
     match best.is_empty() {
-        true if cause.contains("DivideByZero") => "division by zero".to_owned(),
+        true if cause.contains("DivideByZero") => "divide by zero".to_owned(),
         true => cause.to_owned(),
         false => best,
     }
@@ -81,12 +85,17 @@ mod tests {
             (
                 "Job failed due to stage 1 failed: Task failed due to runtime execution error: DataFusionError(ArrowError(DivideByZero, Some(\"\")))\n",
                 Kind::Invalid,
-                "division by zero",
+                "divide by zero",
             ),
             (
                 "Task failed due to runtime execution error: DataFusionError(ArrowError(CastError(\"Cannot cast string 'x' to value of Int64 type\"), Some(\"\")))",
                 Kind::Invalid,
-                "Cannot cast string 'x' to value of Int64 type",
+                "cannot cast string 'x' to value of Int64 type",
+            ),
+            (
+                "Task failed due to runtime execution error: DataFusionError(ArrowError(IpcError(\"code: 'Unknown error', message: \\\"h2 protocol error: error reading a body from connection\\\"\"), None))",
+                Kind::Unavailable,
+                "code: 'Unknown error', message: \"h2 protocol error: error reading a body from connection\"",
             ),
             (
                 "task could not be prepared or was rejected by executor",

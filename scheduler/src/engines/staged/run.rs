@@ -11,6 +11,7 @@ use ballista_scheduler::state::execution_graph::ExecutionGraphBox;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
+use metrics::counter;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -22,12 +23,15 @@ use super::observation::{Observation, analysis};
 use super::results::{FetchError, ResultPartition, result_partitions};
 use super::watchdog::{Pulse, Verdict, Watchdog};
 use super::{Core, Job, failure, physical_plan};
+use crate::cluster::Doom;
 use crate::engines::rows::produced;
 use crate::engines::{PlannedQuery, Run};
 use crate::error::{Error, Result};
+use crate::metrics::QUERY_RESTARTS_TOTAL;
 
-/// How often a query is run at most because executors were lost.
-const ATTEMPTS_MAX: u32 = 3;
+/// How often a query is run at most because executors were lost. Most losses are repaired within an attempt; those that are not may come
+/// in a row while machines are replaced. There is a limit because a query that kills its executors must not go through all of a cluster.
+const ATTEMPTS_MAX: u32 = 8;
 
 /// How long a query waits for the first executor.
 const EXECUTOR_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -81,7 +85,39 @@ enum Stop {
     /// The query is at fault, or there is nothing to run it on.
     Failed(Error),
     /// An executor is at fault: the next attempt may succeed.
-    Lost(String),
+    Lost(Loss, String),
+}
+
+/// What cost an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// An executor, and Ballista could not run its tasks elsewhere.
+    Executor,
+    /// The graph does not add up any more.
+    Unsound,
+    /// Tasks vanished on living executors again and again.
+    Tasks,
+    /// No task runs and none is started.
+    Stuck,
+    /// The result's files.
+    Result,
+    /// Hash joins that did not fit into memory.
+    Memory,
+}
+
+impl Loss {
+    /// Counts a new attempt.
+    fn count(self) {
+        let reason = match self {
+            Self::Executor => "executor",
+            Self::Unsound => "unsound",
+            Self::Tasks => "tasks",
+            Self::Stuck => "stuck",
+            Self::Result => "result",
+            Self::Memory => "memory",
+        };
+        counter!(QUERY_RESTARTS_TOTAL, "reason" => reason).increment(1);
+    }
 }
 
 impl From<Error> for Stop {
@@ -173,6 +209,7 @@ impl Shared {
                 tokio::select! {
                     () = self.close.cancelled() => break,
                     Some(lost) = reports.recv() => if finished && lost == generation {
+                        Loss::Result.count();
                         self.phase.send_replace(Phase::Running);
                         break;
                     },
@@ -189,17 +226,18 @@ impl Shared {
             tries.left -= 1;
             match self.attempt(&tries.plan).await {
                 Ok(results) => return Ok(results),
-                Err(Stop::Failed(error)) if error.kind() == Kind::Exhausted && !tries.sort_merge => {
+                Err(Stop::Failed(error)) if error.kind() == Kind::Exhausted && !tries.sort_merge && tries.left > 0 => {
+                    Loss::Memory.count();
                     info!(query = %self.query.id, %error, "out of memory: once more with sort-merge joins, which can spill");
                     tries.sort_merge = true;
                     tries.plan = physical_plan(&self.query, Some(false)).await?;
-                    if tries.left == 0 {
-                        return Err(error);
-                    }
                 }
                 Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Lost(cause)) => {
-                    warn!(query = %self.query.id, cause, attempts_left = tries.left, "attempt was lost");
+                Err(Stop::Lost(loss, cause)) => {
+                    warn!(query = %self.query.id, ?loss, cause, attempts_left = tries.left, "attempt was lost");
+                    if tries.left > 0 {
+                        loss.count();
+                    }
                     reason = cause;
                 }
             }
@@ -222,13 +260,18 @@ impl Shared {
             changed.as_mut().enable();
             let pulse = match core.status(&job.id).await {
                 None | Some(JobStatus::Queued(_)) => Some(Pulse::Planning),
-                Some(JobStatus::Running(_)) if core.executors.is_unsound(&job.id) => {
-                    return Err(Stop::Lost("a stage that had published rows was rolled back".to_owned()));
-                }
-                Some(JobStatus::Running(_)) => core.observe(&job.id).map(|(observation, pulse)| {
-                    *self.progress.lock() = observation.progress();
-                    pulse
-                }),
+                Some(JobStatus::Running(_)) => match core.executors.doom(&job.id) {
+                    Some(Doom::Unsound) => {
+                        return Err(Stop::Lost(Loss::Unsound, "a stage that had published rows was rolled back".to_owned()));
+                    }
+                    Some(Doom::TasksLost) => {
+                        return Err(Stop::Lost(Loss::Tasks, "executors lost its tasks again and again".to_owned()));
+                    }
+                    None => core.observe(&job.id).map(|(observation, pulse)| {
+                        *self.progress.lock() = observation.progress();
+                        pulse
+                    }),
+                },
                 Some(JobStatus::Successful(done)) => return self.collect(job, &done).await,
                 Some(JobStatus::Failed(failed)) => {
                     // The executor that is at fault may not be missed yet.
@@ -236,7 +279,7 @@ impl Shared {
                     let error = failure::from_job(&failed.error);
                     return Err(match core.executors.losses() > losses || error.kind() == Kind::Unavailable {
                         _ if core.executors.active() == 0 => no_executors("all executors are lost").into(),
-                        true => Stop::Lost(error.to_string()),
+                        true => Stop::Lost(Loss::Executor, error.to_string()),
                         false => Stop::Failed(error),
                     });
                 }
@@ -244,7 +287,7 @@ impl Shared {
             match pulse.map_or(Verdict::Wait, |pulse| watchdog.observe(pulse, Instant::now())) {
                 Verdict::Wait => {}
                 Verdict::Nudge => core.nudge().await,
-                Verdict::Restart => return Err(Stop::Lost("its tasks were not started any more".to_owned())),
+                Verdict::Restart => return Err(Stop::Lost(Loss::Stuck, "its tasks were not started any more".to_owned())),
                 Verdict::NoExecutors => return Err(no_executors("all executors are lost").into()),
                 Verdict::PlanningTooLong => return Err(Error::new(Kind::Timeout, "the query could not be cut into stages in time").into()),
             }
@@ -257,7 +300,7 @@ impl Shared {
         let graph = self.core.jobs.get_execution_graph(&job.id).await.ok().flatten();
         let graph = graph.ok_or_else(|| Error::internal(format!("job {} is successful and unknown", job.id)))?;
         *self.progress.lock() = Observation::of(graph.stages(), |_| true).progress();
-        let partitions = result_partitions(done, graph.stages()).map_err(Stop::Lost)?;
+        let partitions = result_partitions(done, graph.stages()).map_err(|cause| Stop::Lost(Loss::Result, cause))?;
         let bytes: u64 = partitions.iter().map(|partition| partition.bytes).sum();
         let held = match bytes <= HELD_BYTES_MAX as u64 {
             true => self.hold(&partitions).await?,
@@ -289,7 +332,7 @@ impl Shared {
             (_, None) => Ok(None),
             (Ok(()), held) => Ok(held),
             (Err(FetchError::Schema(error)), _) => Err(Stop::Failed(error)),
-            (Err(error), _) => Err(Stop::Lost(error.to_string())),
+            (Err(error), _) => Err(Stop::Lost(Loss::Result, error.to_string())),
         }
     }
 
