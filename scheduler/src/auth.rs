@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use sha2::Sha256;
 use tokio::sync::Semaphore;
+use windlass_engine::config::Secret;
 use windlass_proto::{Kind, SessionId};
 
 use crate::error::{Error, Result};
@@ -47,7 +48,7 @@ const LENIENT_BASE64: GeneralPurpose =
 #[serde(deny_unknown_fields, default)]
 pub struct AuthOptions {
     /// Users by name, each with an argon2 hash of the password in PHC form (`$argon2id$v=19$...`).
-    pub users: BTreeMap<String, String>,
+    pub users: BTreeMap<String, Secret>,
     /// Lets in callers who give no name. Meant for a port that only this machine reaches.
     pub allow_anonymous: bool,
     /// Seconds until a token expires; a caller who keeps calling gets new ones in time.
@@ -213,7 +214,7 @@ impl Authenticator {
     /// Errors: `Invalid` for a hash that is none, or if nobody could ever be let in.
     pub fn new(options: &AuthOptions, key: SigningKey) -> Result<Self> {
         let users = options.users.iter().map(|(name, hash)| {
-            let hash = PasswordHashString::new(hash).map_err(|cause| {
+            let hash = PasswordHashString::new(hash.expose()).map_err(|cause| {
                 Error::invalid(format!("the password hash of user '{name}' is not an argon2 hash in PHC form: {cause}"))
             })?;
             Ok((name.clone(), hash))
@@ -397,7 +398,7 @@ mod tests {
     }
 
     fn authenticator(allow_anonymous: bool, token_seconds: u64) -> Authenticator {
-        let users = [("ada".to_owned(), hash_password("lovelace").expect("hash"))].into();
+        let users = [("ada".to_owned(), Secret::new(hash_password("lovelace").expect("hash")))].into();
         let options = AuthOptions { users, allow_anonymous, token_seconds };
         Authenticator::new(&options, SigningKey([7; 32])).expect("options are right")
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
-use windlass_engine::config::{ConfigError, load, require_loopback};
+use windlass_engine::config::{ConfigError, Secret, load, require_loopback};
 use windlass_engine::memory::available_bytes;
 use windlass_engine::telemetry::{LogFilter, LogOptions};
 
@@ -56,9 +56,11 @@ pub struct SchedulerConfig {
     pub spill_limit_bytes: u64,
     /// Bytes of Parquet footers kept.
     pub metadata_cache_bytes: u64,
+    /// What schedulers and executors must know to run stages of each other; the same in the whole cluster. Nothing is asked if absent.
+    pub cluster_key: Option<Secret>,
     /// Seconds without a heartbeat after which an executor is given up and its tasks run elsewhere.
     pub executor_timeout_s: u64,
-    /// Seconds that running queries get to end after SIGTERM.
+    /// Seconds that running queries get to end after SIGTERM, and announced results to be fetched.
     pub drain_timeout_s: u64,
     /// How clients reach us, and who may call.
     pub front_door: FrontDoorOptions,
@@ -93,6 +95,7 @@ impl Default for SchedulerConfig {
             memory_limit_bytes: (available_bytes() / 10).max(MEMORY_BYTES_MIN),
             spill_limit_bytes: 10 << 30,
             metadata_cache_bytes: 64 << 20,
+            cluster_key: None,
             executor_timeout_s: 12,
             drain_timeout_s: 30,
             front_door: FrontDoorOptions::default(),
@@ -215,15 +218,6 @@ impl SchedulerConfig {
         Ok(())
     }
 
-    /// The configuration as it may be shown: password hashes are masked.
-    pub fn masked(&self) -> Self {
-        let mut shown = self.clone();
-        for hash in shown.front_door.auth.users.values_mut() {
-            "********".clone_into(hash);
-        }
-        shown
-    }
-
     /// Where tables without a location are kept.
     pub fn warehouse(&self) -> PathBuf {
         self.warehouse_dir.clone().unwrap_or_else(|| self.data_dir.join("warehouse"))
@@ -244,7 +238,7 @@ mod tests {
         let any = IpAddr::from([0, 0, 0, 0]);
         let with_user = |mut config: SchedulerConfig| {
             config.front_door.auth.allow_anonymous = false;
-            config.front_door.auth.users.insert("ada".to_owned(), "$argon2id$secret".to_owned());
+            config.front_door.auth.users.insert("ada".to_owned(), Secret::new("$argon2id$secret"));
             config
         };
         let bad = [
@@ -262,8 +256,9 @@ mod tests {
         }
         let config = with_user(SchedulerConfig { flight_host: any, insecure_network: true, ..anonymous() });
         config.validate().unwrap();
-        let shown = windlass_engine::config::print(&config.masked()).unwrap();
-        assert!(shown.contains("ada") && !shown.contains("argon2id"), "{shown}");
+        for shown in [windlass_engine::config::print(&config).unwrap(), format!("{config:?}")] {
+            assert!(shown.contains("ada") && !shown.contains("argon2id"), "{shown}");
+        }
     }
 
     #[test]

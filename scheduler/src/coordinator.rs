@@ -11,19 +11,20 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::{Instrument, info, info_span};
 use windlass_catalog::Catalog;
 use windlass_catalog::ddl::DdlStatement;
+use windlass_catalog::scan::ScanReports;
 use windlass_engine::WindlassOptions;
 use windlass_engine::session::SETTABLE;
 use windlass_engine::telemetry::SPAN_PLAN;
 use windlass_proto::QueryId;
 
 use crate::ddl::{self, DdlExecutor, ViewPlanner};
-use crate::engines::{Cluster, Engine, Run};
+use crate::engines::{Cluster, Engine};
 use crate::error::Result;
-use crate::explain::explain;
+use crate::explain::{engine_row, explain, with_reports};
 use crate::guard::GuardLimits;
-use crate::planning::{Engines, Planner, PlanningLimits, settings_schema};
+use crate::planning::{Engines, Planner, PlanningLimits, Resolved, settings_schema};
 use crate::query::rows::{Analyzed, plan_schema};
-use crate::query::{Outcome, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
+use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::schema::to_client;
 use crate::session::{Session, SessionLimits, Sessions};
 use crate::statement::{Action, ExplainMode, Statement};
@@ -54,7 +55,9 @@ pub struct Parts {
     pub ddl: DdlExecutor,
     /// Runs queries in this process.
     pub local: Arc<dyn Engine>,
-    /// Runs queries on the executors.
+    /// Runs queries on the executors, stages streaming to each other.
+    pub pipelined: Arc<dyn Engine>,
+    /// Runs queries on the executors, every exchange kept.
     pub staged: Arc<dyn Engine>,
     /// The executors.
     pub cluster: Arc<dyn Cluster>,
@@ -67,7 +70,6 @@ pub struct Parts {
 pub struct Coordinator {
     catalog: Arc<dyn Catalog>,
     ddl: Arc<DdlExecutor>,
-    engines: Engines,
     planner: Arc<Planner>,
     sessions: Sessions,
     queries: Arc<Queries>,
@@ -78,11 +80,11 @@ impl Coordinator {
     pub fn new(parts: Parts, limits: CoordinatorLimits) -> Arc<Self> {
         let queries = Queries::new(limits.queries);
         let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster));
-        let planner = Planner::new(limits.planning, limits.guard, Arc::clone(&parts.catalog), system, parts.runtime);
+        let engines = Engines { local: parts.local, pipelined: parts.pipelined, staged: parts.staged };
+        let planner = Planner::new(limits.planning, limits.guard, Arc::clone(&parts.catalog), system, parts.runtime, engines);
         Arc::new(Self {
             catalog: parts.catalog,
             ddl: Arc::new(parts.ddl),
-            engines: Engines { local: parts.local, staged: parts.staged },
             planner: Arc::new(planner),
             sessions: Sessions::new(limits.sessions, parts.cluster),
             queries,
@@ -101,7 +103,14 @@ impl Coordinator {
 
     /// Reads and describes a statement; runs nothing. Errors: everything that is wrong with it but the values of its parameters.
     pub async fn prepare(&self, session: &Arc<Session>, sql: &str) -> Result<Arc<Statement>> {
-        self.planner.prepare(session, sql).instrument(info_span!(SPAN_PLAN)).await.map(Arc::new)
+        let (statement, _) = self.planner.prepare(session, sql).instrument(info_span!(SPAN_PLAN)).await?;
+        Ok(Arc::new(statement))
+    }
+
+    /// Starts a statement without parameters, as [`Coordinator::prepare`] and [`Coordinator::execute`] would in a row.
+    pub async fn submit(&self, session: &Arc<Session>, sql: &str) -> Result<Arc<Query>> {
+        let (statement, resolved) = self.planner.prepare(session, sql).instrument(info_span!(SPAN_PLAN)).await?;
+        self.start(session, &Arc::new(statement), None, resolved).await
     }
 
     /// Starts a statement. `parameters` has one column per placeholder and one row per run; results come in the order of the rows.
@@ -114,18 +123,26 @@ impl Coordinator {
         statement: &Arc<Statement>,
         parameters: Option<&RecordBatch>,
     ) -> Result<Arc<Query>> {
+        self.start(session, statement, parameters, None).await
+    }
+
+    async fn start(
+        &self,
+        session: &Arc<Session>,
+        statement: &Arc<Statement>,
+        parameters: Option<&RecordBatch>,
+        resolved: Option<Resolved>,
+    ) -> Result<Arc<Query>> {
         let work = match statement.action() {
-            Action::Query(_) => return self.run(session, statement, parameters, |run| run).await,
-            Action::Explain { mode: ExplainMode::Analyze, .. } => {
-                return self.run(session, statement, parameters, |run| Arc::new(Analyzed::new(run))).await;
+            Action::Query(_) | Action::Explain { mode: ExplainMode::Analyze, .. } => {
+                return self.run(session, statement, parameters, resolved).await;
             }
             Action::Explain { mode, .. } => {
-                let (planner, engines, catalog) = (Arc::clone(&self.planner), self.engines.clone(), Arc::clone(&self.catalog));
-                let (session, statement, parameters, verbose) =
-                    (Arc::clone(session), Arc::clone(statement), parameters.cloned(), *mode == ExplainMode::Verbose);
+                let (planner, session, statement) = (Arc::clone(&self.planner), Arc::clone(session), Arc::clone(statement));
+                let (parameters, verbose) = (parameters.cloned(), *mode == ExplainMode::Verbose);
                 Work::Statement(Box::pin(async move {
-                    let planned = planner.plan(&session, &statement, parameters).await?;
-                    let rows = explain(&planner, &engines, catalog.as_ref(), planned, label(statement.sql()), verbose).await?;
+                    let planned = planner.plan(&session, &statement, parameters, resolved).await?;
+                    let rows = explain(planned, label(statement.sql()), verbose).await?;
                     Ok(Outcome { rows: Some(rows), affected_rows: None })
                 }))
             }
@@ -156,9 +173,14 @@ impl Coordinator {
         self.queries.records()
     }
 
-    /// Refuses new queries and waits until the running ones have ended, or until `limit` has passed; then cancels them.
-    pub async fn shut_down(&self, limit: Duration) {
-        self.queries.shut_down(limit).await;
+    /// Refuses new queries and waits, at most for `limit`, until those there are have ended and their rows were read.
+    pub async fn drain(&self, limit: Duration) {
+        self.queries.drain(limit).await;
+    }
+
+    /// Refuses new queries, cancels all and frees their rows; whether some were running.
+    pub async fn shut_down(&self) -> bool {
+        self.queries.shut_down().await
     }
 
     async fn run(
@@ -166,15 +188,21 @@ impl Coordinator {
         session: &Arc<Session>,
         statement: &Arc<Statement>,
         parameters: Option<&RecordBatch>,
-        present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
+        resolved: Option<Resolved>,
     ) -> Result<Arc<Query>> {
-        let planned = self.planner.plan(session, statement, parameters.cloned()).instrument(info_span!(SPAN_PLAN)).await?;
-        let (engine, _) = self.engines.choose(self.catalog.as_ref(), &planned).await?;
-        let schema = if matches!(statement.action(), Action::Query(_)) { Arc::clone(&planned.schema) } else { plan_schema() };
-        let head = head(session, statement, engine.name(), schema);
+        let mut planned = self.planner.plan(session, statement, parameters.cloned(), resolved).instrument(info_span!(SPAN_PLAN)).await?;
+        let (schema, present): (_, Present) = match statement.action() {
+            Action::Query(_) => (Arc::clone(&planned.schema), Box::new(|run| run)),
+            _ => {
+                let (engine, reports) = (engine_row(&planned), Arc::new(ScanReports::default()));
+                planned.context = with_reports(&planned.context, &reports);
+                (plan_schema(), Box::new(move |run| Arc::new(Analyzed::new(run, engine.clone(), Arc::clone(&reports)))))
+            }
+        };
+        let head = head(session, statement, planned.engine.name(), schema);
         let timeout = WindlassOptions::of(planned.context.state().config_options()).query_timeout_s;
         let work = Work::Plans {
-            engine,
+            engine: Arc::clone(&planned.engine),
             plans: planned.queries(&head.id, &head.label),
             present,
             timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
@@ -183,8 +211,8 @@ impl Coordinator {
     }
 }
 
-fn head(session: &Session, statement: &Statement, engine: &'static str, schema: SchemaRef) -> QueryHead {
-    QueryHead { id: new_query_id(), user: session.user().to_owned(), label: label(statement.sql()), schema, engine }
+fn head(session: &Arc<Session>, statement: &Statement, engine: &'static str, schema: SchemaRef) -> QueryHead {
+    QueryHead { id: new_query_id(), session: Arc::clone(session), label: label(statement.sql()), schema, engine }
 }
 
 async fn run_names(ddl: Arc<DdlExecutor>, statement: DdlStatement, planner: SessionPlanner, schema: SchemaRef) -> Result<Outcome> {

@@ -96,8 +96,11 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
         DdlStatement::ShowCatalogs { .. } => &["catalog_name"],
         DdlStatement::ShowDatabases { .. } => &["database_name"],
         DdlStatement::ShowTables { .. } => &["database_name", "table_name", "table_type"],
-        DdlStatement::ShowColumns(_) | DdlStatement::Describe { .. } => &["column_name", "data_type", "extra", "comment"],
+        DdlStatement::ShowColumns(_) | DdlStatement::Describe { .. } | DdlStatement::DescribePartition { .. } => {
+            &["column_name", "data_type", "extra", "comment"]
+        }
         DdlStatement::ShowPartitions { .. } => &["partition_name", "location", "files", "bytes", "rows"],
+        DdlStatement::ShowProperties { .. } => &["property", "value"],
         DdlStatement::ShowCreate(_) => &["create_statement"],
         DdlStatement::DescribeDatabase(_) => &["property", "value"],
         DdlStatement::Repair { .. } => &["partitions_added", "partitions_removed", "files_added", "files_removed"],
@@ -130,7 +133,28 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
+    /// Runs a statement, and again if others change its table between its reading and its commit: jobs that add partitions to one table at
+    /// the same time should not have to know of each other.
     async fn execute(&self, statement: &DdlStatement) -> Result<Outcome> {
+        let (DdlStatement::Alter { table, .. } | DdlStatement::Repair { table, .. }) = statement else {
+            return self.attempt(statement).await;
+        };
+        for _ in 1..ATTEMPTS_MAX {
+            let before = self.version(table).await?;
+            match self.attempt(statement).await {
+                Err(error) if error.kind() == Kind::Unavailable && self.version(table).await? != before => {}
+                done => return done,
+            }
+        }
+        self.attempt(statement).await
+    }
+
+    /// The version of a table; none if there is none.
+    async fn version(&self, table: &TableName) -> Result<Option<i64>> {
+        Ok(self.find(table).await?.map(|table| table.version))
+    }
+
+    async fn attempt(&self, statement: &DdlStatement) -> Result<Outcome> {
         match statement {
             DdlStatement::Use(database) => self.database(database).await.map(|database| Outcome::UseDatabase(database.name)),
             DdlStatement::CreateDatabase(create) => self.create_database(create).await,
@@ -207,6 +231,9 @@ fn not_found(what: &'static str, name: impl Into<String>) -> Error {
 fn full_name(table: &TableMeta) -> String {
     format!("{}.{}", table.database, table.name)
 }
+
+/// How often a statement is tried that finds its table changed by another one.
+const ATTEMPTS_MAX: usize = 10;
 
 /// How many partitions one statement handles; what a table beyond that needs is a condition.
 const PARTITIONS_MAX: usize = 10_000_000;

@@ -11,7 +11,9 @@ use windlass_proto::{Progress, QueryId};
 
 use crate::error::Result;
 
+pub mod buffer;
 pub mod local;
+pub mod pipelined;
 mod rows;
 pub mod staged;
 
@@ -33,21 +35,27 @@ pub struct PlannedQuery {
 /// Something that runs queries.
 #[async_trait]
 pub trait Engine: std::fmt::Debug + Send + Sync {
-    /// The name shown to users: `local`, `staged`.
+    /// The name shown to users: `local`, `pipelined`, `staged`.
     fn name(&self) -> &'static str;
     /// Starts a query and returns as soon as it is accepted; errors of the plan itself are reported here.
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>>;
-    /// The physical plan this engine would run, as text, one entry per plan kind (`"stages"`, `"physical_plan"`).
+    /// The physical plan this engine would run, as text, one entry per plan kind (`"stages"`, `"physical_plan"`). An entry `"engine"` says
+    /// which other engine it would hand the query to, and why.
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>>;
 }
 
 /// One query in an engine's hands. Dropping it cancels what still runs and releases what is kept.
 #[async_trait]
 pub trait Run: Send + Sync {
-    /// Stages, tasks, rows and bytes so far; `query_id`, `state`, `elapsed_ms` and `engine` are filled in by the caller.
+    /// Stages, tasks, rows and bytes so far; `query_id`, `state` and `elapsed_ms` are filled in by the caller, and `engine` where it is
+    /// empty: another name than that of the engine that was asked says who runs the query instead.
     fn progress(&self) -> Progress;
     /// Waits until all rows are produced. May be awaited by many and again.
     async fn finished(&self) -> Result<()>;
+    /// Waits until no more rows are produced before some are read; for ever with an engine that keeps all rows.
+    async fn full(&self) {
+        std::future::pending().await
+    }
     /// The rows from the first, waiting for [`Run::finished`] where the engine cannot stream. Each call starts again.
     async fn rows(&self) -> Result<SendableRecordBatchStream>;
     /// Rows, bytes and time per stage and operator after the end, as text; `None` where the engine keeps none.
@@ -75,12 +83,16 @@ pub struct ExecutorInfo {
     pub heartbeat_age_ms: u64,
     /// Its build.
     pub version: String,
+    /// RAM that its tasks share; 0 until it has told.
+    pub memory_bytes: u64,
 }
 
 /// What the rest of the scheduler may know of the cluster.
 pub trait Cluster: std::fmt::Debug + Send + Sync {
     /// Executors that are alive now.
     fn executors(&self) -> Vec<ExecutorInfo>;
+    /// Looks which executors are still there: one of them has not answered.
+    fn look_around(&self) {}
     /// Slots of all live executors; at least 1, so that plans can be made before any has registered.
     fn slots(&self) -> usize {
         self.executors().iter().map(|executor| executor.slots as usize).sum::<usize>().max(1)

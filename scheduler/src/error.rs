@@ -1,5 +1,8 @@
 //! What can go wrong between a statement and its rows.
 
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::utils::datafusion_strsim::levenshtein;
+use datafusion::common::{Column, SchemaError};
 use datafusion::error::DataFusionError;
 use windlass_proto::{ErrorDetail, Kind, QueryId};
 
@@ -84,72 +87,216 @@ impl From<windlass_catalog::Error> for Error {
 
 impl From<DataFusionError> for Error {
     fn from(error: DataFusionError) -> Self {
-        classify(error)
+        classify(&error)
     }
 }
 
-impl From<datafusion::arrow::error::ArrowError> for Error {
-    fn from(error: datafusion::arrow::error::ArrowError) -> Self {
-        classify(DataFusionError::from(error))
+impl From<ArrowError> for Error {
+    fn from(error: ArrowError) -> Self {
+        arrow(&error)
     }
 }
 
 /// Maps DataFusion's causes to the few kinds; errors of ours that passed through DataFusion come back unchanged.
-fn classify(error: DataFusionError) -> Error {
-    use datafusion::arrow::error::ArrowError;
-    let kind = match &error {
-        DataFusionError::External(inner) => {
-            if let Some(ours) = inner.downcast_ref::<Error>() {
-                return ours.clone();
-            }
-            match inner.downcast_ref::<windlass_catalog::Error>() {
-                Some(catalog) => return Error::new(catalog.kind(), catalog.to_string()),
-                None => Kind::Internal,
-            }
+fn classify(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => classify(inner),
+        DataFusionError::Shared(inner) => classify(inner),
+        DataFusionError::Collection(all) => all.first().map_or_else(|| Error::internal("no errors at all"), classify),
+        DataFusionError::External(inner) => external(inner.as_ref()),
+        DataFusionError::ArrowError(inner, _) => arrow(inner),
+        DataFusionError::SchemaError(inner, _) => schema(inner),
+        DataFusionError::SQL(inner, _) => worded(Kind::Invalid, &inner.to_string()),
+        DataFusionError::Plan(text) | DataFusionError::Configuration(text) | DataFusionError::Execution(text) => {
+            worded(Kind::Invalid, text)
         }
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => return classify_inner(inner, &error),
-        DataFusionError::Shared(inner) => return classify_inner(inner, &error),
-        DataFusionError::Collection(all) => {
-            return all.first().map_or_else(|| Error::internal(error.to_string()), |first| classify_inner(first, first));
-        }
-        DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::Configuration(_) => {
-            Kind::Invalid
-        }
-        DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
-            ArrowError::MemoryError(_) => Kind::Exhausted,
-            ArrowError::IoError(..) => Kind::Unavailable,
-            ArrowError::IpcError(_) | ArrowError::CDataInterface(_) => Kind::Internal,
-            _ => Kind::Invalid,
-        },
-        DataFusionError::NotImplemented(_) => Kind::Unsupported,
-        DataFusionError::ResourcesExhausted(_) => Kind::Exhausted,
+        DataFusionError::ParquetError(cause) => worded(Kind::Invalid, &cause.to_string()),
+        DataFusionError::NotImplemented(text) => worded(Kind::Unsupported, text),
+        DataFusionError::ResourcesExhausted(text) => worded(Kind::Exhausted, text),
+        DataFusionError::IoError(cause) => worded(Kind::Unavailable, &cause.to_string()),
         DataFusionError::ObjectStore(cause) => match cause.as_ref() {
-            object_store::Error::NotFound { .. } => Kind::NotFound,
-            _ => Kind::Unavailable,
+            object_store::Error::NotFound { .. } => worded(Kind::NotFound, &cause.to_string()),
+            _ => worded(Kind::Unavailable, &cause.to_string()),
         },
-        DataFusionError::IoError(_) => Kind::Unavailable,
-        DataFusionError::Execution(_) | DataFusionError::ParquetError(_) => Kind::Invalid,
-        _ => Kind::Internal,
-    };
-    Error::new(kind, error.strip_backtrace())
+        DataFusionError::Internal(text) | DataFusionError::Substrait(text) | DataFusionError::Ffi(text) => worded(Kind::Internal, text),
+        DataFusionError::ExecutionJoin(cause) => worded(Kind::Internal, &cause.to_string()),
+    }
 }
 
-fn classify_inner(inner: &DataFusionError, outer: &DataFusionError) -> Error {
-    let kind = match inner {
-        DataFusionError::Context(_, deeper) | DataFusionError::Diagnostic(_, deeper) => classify_inner(deeper, deeper).kind,
-        DataFusionError::Shared(deeper) => classify_inner(deeper, deeper).kind,
-        DataFusionError::SQL(..) | DataFusionError::Plan(_) | DataFusionError::SchemaError(..) | DataFusionError::Configuration(_) => {
-            Kind::Invalid
+fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
+    if let Some(ours) = error.downcast_ref::<Error>() {
+        ours.clone()
+    } else if let Some(catalog) = error.downcast_ref::<windlass_catalog::Error>() {
+        Error::new(catalog.kind(), catalog.to_string())
+    } else if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+        classify(inner)
+    } else if let Some(inner) = error.downcast_ref::<ArrowError>() {
+        arrow(inner)
+    } else {
+        worded(Kind::Internal, &error.to_string())
+    }
+}
+
+fn arrow(error: &ArrowError) -> Error {
+    match error {
+        ArrowError::ExternalError(inner) => external(inner.as_ref()),
+        ArrowError::DivideByZero => Error::invalid("divide by zero"),
+        ArrowError::MemoryError(text) => worded(Kind::Exhausted, text),
+        ArrowError::IoError(text, _) => worded(Kind::Unavailable, text),
+        ArrowError::IpcError(text) | ArrowError::CDataInterface(text) => worded(Kind::Internal, text),
+        other => worded(Kind::Invalid, &other.to_string()),
+    }
+}
+
+fn schema(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let error = Error::invalid(format!("column '{}' not found", field.flat_name()));
+            let names = |columns: &[Column]| columns.iter().map(shown).collect::<Vec<_>>().join(", ");
+            match (nearest(field, valid_fields), valid_fields.len()) {
+                (_, 0) => error.with_hint("no columns can be named here"),
+                (Some(near), _) => error.with_hint(format!("did you mean '{}'?", shown(near))),
+                (None, ..=COLUMNS_NAMED_MAX) => error.with_hint(format!("columns here are {}", names(valid_fields))),
+                (None, count) => {
+                    let (first, more) = (&valid_fields[..COLUMNS_NAMED_MAX], count - COLUMNS_NAMED_MAX);
+                    error.with_hint(format!("columns here are {} and {more} more", names(first)))
+                }
+            }
         }
-        DataFusionError::Execution(_) | DataFusionError::ParquetError(_) | DataFusionError::ArrowError(..) => Kind::Invalid,
-        DataFusionError::NotImplemented(_) => Kind::Unsupported,
-        DataFusionError::ResourcesExhausted(_) => Kind::Exhausted,
-        DataFusionError::External(deeper) => match (deeper.downcast_ref::<Error>(), deeper.downcast_ref::<windlass_catalog::Error>()) {
-            (Some(ours), _) => return ours.clone(),
-            (_, Some(catalog)) => return Error::new(catalog.kind(), catalog.to_string()),
-            _ => Kind::Internal,
-        },
-        _ => Kind::Internal,
+        SchemaError::AmbiguousReference { field } => Error::invalid(format!("column '{}' is ambiguous", field.name))
+            .with_hint(format!("put the name of its table in front: table.{}", field.name)),
+        other => worded(Kind::Invalid, &other.to_string()),
+    }
+}
+
+/// Columns that an error lists.
+const COLUMNS_NAMED_MAX: usize = 20;
+
+/// A column as a user would write it: with its table, without the catalog.
+fn shown(column: &Column) -> String {
+    match &column.relation {
+        Some(table) => format!("{}.{}", table.table(), column.name),
+        None => column.name.clone(),
+    }
+}
+
+/// The column whose name is at least as much alike as different.
+fn nearest<'a>(wanted: &Column, columns: &'a [Column]) -> Option<&'a Column> {
+    let distance = |column: &Column| levenshtein(&wanted.name.to_lowercase(), &column.name.to_lowercase());
+    let near = columns.iter().map(|column| (distance(column), column)).min_by_key(|(distance, _)| *distance);
+    near.filter(|(distance, column)| 2 * distance <= column.name.chars().count()).map(|(_, column)| column)
+}
+
+/// What DataFusion, Arrow and Parquet put in front of their messages.
+const PREFIXES: [&str; 18] = [
+    "Arrow error: ",
+    "Cast error: ",
+    "Compute error: ",
+    "Error during planning: ",
+    "Execution error: ",
+    "External error: ",
+    "External: ",
+    "Internal error: ",
+    "Invalid argument error: ",
+    "Invalid or Unsupported Configuration: ",
+    "IO error: ",
+    "Object Store error: ",
+    "Parquet error: ",
+    "Parser error: ",
+    "Resources exhausted: ",
+    "Schema error: ",
+    "SQL error: ",
+    "This feature is not implemented: ",
+];
+
+/// An error in our manner of speaking: one line, the innermost cause, advice as a hint.
+pub fn worded(kind: Kind, text: &str) -> Error {
+    let text = text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+    let mut text = text.rsplit("\ncaused by\n").next().unwrap_or_default().trim();
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) {
+        text = rest.trim_start();
+    }
+    if let Some((function, causes)) = text.split_once(" failed to match any signature, errors: ") {
+        let cause = causes.split("Error during planning: ").find(|cause| !cause.is_empty()).unwrap_or_default();
+        let cause = cause.split(". This issue").next().unwrap_or_default().trim_end_matches([',', '.']);
+        return Error::new(kind, format!("{} does not take these arguments", decapitalized(function))).with_hint(decapitalized(cause));
+    }
+    let (text, hint) = match (text.split_once("Did you mean "), text.split_once("You might need to add explicit type casts.")) {
+        (Some((text, near)), _) => (text, format!("did you mean {}", near.lines().next().unwrap_or_default())),
+        (None, Some((text, _))) => (text, "cast the arguments to types that it takes".to_owned()),
+        (None, None) => (text, String::new()),
     };
-    Error::new(kind, outer.strip_backtrace())
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.trim_end_matches(['.', ',', ':']);
+    let message = decapitalized(line);
+    match (kind, hint.is_empty()) {
+        (Kind::Internal, true) => Error::new(kind, message).with_hint("this is a bug of windlass; please report it"),
+        (_, true) => Error::new(kind, message),
+        (_, false) => Error::new(kind, message).with_hint(hint),
+    }
+}
+
+/// The text with a small first letter, unless it begins with a name or an abbreviation.
+fn decapitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if first.is_ascii_uppercase() && (second.is_lowercase() || second == ' ') => {
+            format!("{}{}", first.to_ascii_lowercase(), &text[1..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::common::{DFSchema, TableReference};
+
+    use super::*;
+
+    #[test]
+    fn the_innermost_cause_is_told_in_one_line() {
+        let cast = || ArrowError::CastError("Cannot cast string 'x' to value of Int64 type".to_owned());
+        let deep =
+            DataFusionError::from(ArrowError::ExternalError(Box::new(DataFusionError::from(cast()).context("Optimizer rule 'a' failed"))));
+        for (error, kind, text, hint) in [
+            (deep, Kind::Invalid, "cannot cast string 'x' to value of Int64 type", ""),
+            (DataFusionError::from(ArrowError::DivideByZero), Kind::Invalid, "divide by zero", ""),
+            (
+                DataFusionError::Context(
+                    "a".to_owned(),
+                    Box::new(DataFusionError::Plan("Invalid function 'cuont'.\nDid you mean 'count'?".to_owned())),
+                ),
+                Kind::Invalid,
+                "invalid function 'cuont'",
+                "did you mean 'count'?",
+            ),
+            (
+                DataFusionError::Plan(
+                    "Function 'sum' failed to match any signature, errors: Error during planning: Function 'sum' requires Int64, but received \
+                     String.,Error during planning: Function 'sum' requires UInt64. This issue was likely caused by a bug"
+                        .to_owned(),
+                ),
+                Kind::Invalid,
+                "function 'sum' does not take these arguments",
+                "function 'sum' requires Int64, but received String",
+            ),
+            (DataFusionError::Execution("Arrow error: Parser error: SUM(x)\n  is wrong.".to_owned()), Kind::Invalid, "SUM(x) is wrong", ""),
+            (DataFusionError::External(Box::new(Error::unsupported("no").with_hint("yes"))), Kind::Unsupported, "no", "yes"),
+        ] {
+            let error = Error::from(error);
+            assert_eq!((error.kind(), error.to_string().as_str(), error.detail().hint.as_str()), (kind, text, hint));
+        }
+    }
+
+    #[test]
+    fn a_column_that_is_missing_has_neighbours() {
+        use datafusion::arrow::datatypes::{DataType, Field, Schema};
+        let fields = ["name", "price"].map(|name| Field::new(name, DataType::Int64, true));
+        let schema =
+            DFSchema::try_from_qualified_schema(TableReference::full("hive", "default", "t"), &Schema::new(fields.to_vec())).unwrap();
+        for (name, hint) in [("nmae", "did you mean 't.name'?"), ("zzz", "columns here are t.name, t.price")] {
+            let error = Error::from(schema.field_with_unqualified_name(name).unwrap_err());
+            assert_eq!((error.to_string(), error.detail().hint.as_str()), (format!("column '{name}' not found"), hint));
+        }
+    }
 }

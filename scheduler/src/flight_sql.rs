@@ -104,7 +104,16 @@ impl FlightFrontend {
     }
 }
 
-/// Serves Flight SQL and gRPC health on `listener` until `shutdown`; then takes no new connection and lets running calls end.
+/// The end of a front door, in two steps.
+#[derive(Debug, Clone, Default)]
+pub struct Lifetime {
+    /// Cancelled when no new queries are taken: health says so, calls are still served.
+    pub stopping: CancellationToken,
+    /// Cancelled when no new connection is taken and running calls are the last ones.
+    pub closed: CancellationToken,
+}
+
+/// Serves Flight SQL and gRPC health on `listener` for its lifetime.
 ///
 /// Errors: `Invalid` for wrong options, `Unavailable` when the listener fails. Options are checked before the future is returned.
 pub fn serve(
@@ -112,7 +121,7 @@ pub fn serve(
     coordinator: Arc<Coordinator>,
     options: FrontDoorOptions,
     key: SigningKey,
-    shutdown: CancellationToken,
+    lifetime: Lifetime,
 ) -> Result<impl Future<Output = Result<()>> + Send> {
     let mut server = Server::builder()
         .initial_stream_window_size(2 << 20)
@@ -138,14 +147,15 @@ pub fn serve(
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FlightServiceServer<FlightFrontend>>().await;
         info!(address = address.map(|address: SocketAddr| address.to_string()), "front door open");
-        let stopping = async move {
-            shutdown.cancelled().await;
+        let closed = async move {
+            lifetime.stopping.cancelled().await;
             health.set_not_serving::<FlightServiceServer<FlightFrontend>>().await;
+            lifetime.closed.cancelled().await;
         };
         server
             .add_service(health_service)
             .add_service(flight)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stopping)
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), closed)
             .await
             .map_err(|cause| Error::new(windlass_proto::Kind::Unavailable, format!("the front door failed: {cause}")))
     })

@@ -10,6 +10,7 @@ use axum::routing::get;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
 use windlass_catalog::Catalog;
 
 use crate::engines::Cluster;
@@ -29,6 +30,8 @@ pub struct Pages {
     pub runtime: Arc<RuntimeEnv>,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
+    /// Cancelled when the scheduler takes no new queries.
+    pub stopping: CancellationToken,
 }
 
 /// The pages.
@@ -37,6 +40,9 @@ pub fn routes(pages: Pages) -> Router {
 }
 
 async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    if pages.stopping.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the scheduler is shutting down\n".to_owned());
+    }
     if pages.cluster.executors().is_empty() {
         return (StatusCode::SERVICE_UNAVAILABLE, "no executor has registered\n".to_owned());
     }

@@ -88,12 +88,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let config = SchedulerConfig::load(cli.config.as_deref(), &cli.flags)?;
     if cli.print_config {
-        print!("{}", config::print(&config.masked()).map_err(|cause| Error::internal(format!("cannot print the configuration: {cause}")))?);
+        print!("{}", config::print(&config).map_err(|cause| Error::internal(format!("cannot print the configuration: {cause}")))?);
         return Ok(());
     }
     config.validate()?;
     telemetry::init(&config.log)?;
-    info!(config = ?config.masked(), "configuration");
+    info!(?config, "configuration");
     let no_threads = |cause: std::io::Error| Error::internal(format!("cannot start threads: {cause}"));
     let cluster =
         Builder::new_multi_thread().worker_threads(CLUSTER_THREADS).thread_name("cluster").enable_all().build().map_err(no_threads)?;

@@ -11,6 +11,12 @@ pub const QUERY_SECONDS: &str = "windlass_query_seconds";
 pub const QUERIES_RUNNING: &str = "windlass_queries_running";
 /// Queries that wait for admission.
 pub const QUERIES_QUEUED: &str = "windlass_queries_queued";
+/// Attempts of staged queries after the first, by what cost the one before: `executor`, `unsound`, `tasks`, `stuck`, `result`, `memory`.
+pub const QUERY_RESTARTS_TOTAL: &str = "windlass_query_restarts_total";
+/// Pipelined queries that ran again on the staged engine, by what cost the first attempt: `executor`, `memory`.
+pub const QUERY_FAILOVERS_TOTAL: &str = "windlass_query_failovers_total";
+/// Tasks that scheduler and executors told differently of, by what became of them: `again` on an executor, `cancelled`.
+pub const TASKS_LOST_TOTAL: &str = "windlass_tasks_lost_total";
 /// Open sessions.
 pub const SESSIONS_OPEN: &str = "windlass_sessions_open";
 /// Client calls that ended, by method and outcome.
@@ -38,6 +44,9 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_histogram!(QUERY_SECONDS, Unit::Seconds, "Time from acceptance to the end of a query");
     describe_gauge!(QUERIES_RUNNING, "Queries that run");
     describe_gauge!(QUERIES_QUEUED, "Queries that wait for admission");
+    describe_counter!(QUERY_RESTARTS_TOTAL, "Attempts of staged queries after the first");
+    describe_counter!(QUERY_FAILOVERS_TOTAL, "Pipelined queries that ran again on the staged engine");
+    describe_counter!(TASKS_LOST_TOTAL, "Tasks that scheduler and executors told differently of");
     describe_gauge!(SESSIONS_OPEN, "Open sessions");
     describe_counter!(RPCS_TOTAL, "Client calls that ended");
     describe_gauge!(EXECUTORS, "Executors that are alive");

@@ -2,7 +2,6 @@
 //!
 //! Every statement gets a session state of its own: what it resolved stays as it was, whatever others change meanwhile.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,8 +9,8 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{CatalogProvider, CatalogProviderList};
-use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Location, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
@@ -28,8 +27,9 @@ use windlass_engine::session::state_builder;
 use windlass_proto::{Kind, QueryId};
 
 pub use self::choice::Engines;
+use self::join_order::{order_joins, with_join_order};
 use self::threads::Threads;
-use crate::engines::PlannedQuery;
+use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
 use crate::guard::GuardLimits;
 use crate::query::rows::plan_schema;
@@ -39,6 +39,7 @@ use crate::statement::{Action, Parsed, Statement, parse};
 use crate::{ddl, system};
 
 mod choice;
+pub mod join_order;
 mod threads;
 
 /// How much planning may cost.
@@ -71,6 +72,17 @@ pub struct Planned {
     pub resolved: LogicalPlan,
     /// Schema of the rows, as clients get it.
     pub schema: SchemaRef,
+    /// Who runs it.
+    pub engine: Arc<dyn Engine>,
+    /// Why that engine.
+    pub reason: String,
+}
+
+/// What a query's names mean: good for one run right away, since it does not see later changes.
+pub struct Resolved {
+    context: SessionContext,
+    plan: LogicalPlan,
+    schema: SchemaRef,
 }
 
 /// Plans statements.
@@ -79,6 +91,7 @@ pub struct Planner {
     limits: PlanningLimits,
     guard: GuardLimits,
     threads: Threads,
+    engines: Engines,
     catalog: Arc<dyn Catalog>,
     names: NamesCache,
     system: Arc<dyn CatalogProvider>,
@@ -86,49 +99,56 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner over these names.
+    /// A planner over these names, for these engines.
     pub fn new(
         limits: PlanningLimits,
         guard: GuardLimits,
         catalog: Arc<dyn Catalog>,
         system: Arc<dyn CatalogProvider>,
         runtime: Arc<RuntimeEnv>,
+        engines: Engines,
     ) -> Self {
         let names = NamesCache::new(Arc::clone(&catalog));
-        Self { threads: Threads::new(&limits), limits, guard, catalog, names, system, runtime }
+        let threads = Threads::new(&limits);
+        let engines = engines.on(&threads);
+        Self { threads, engines, limits, guard, catalog, names, system, runtime }
     }
 
-    /// Reads and describes a statement. Errors: everything that is wrong with it but the values of its parameters.
-    pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<Statement> {
+    /// Reads and describes a statement; a query comes with its names resolved. Errors: everything that is wrong with it but the values of
+    /// its parameters.
+    pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<(Statement, Option<Resolved>)> {
         let (planner, session, sql) = (Arc::clone(self), Arc::clone(session), sql.to_owned());
         self.threads
             .run(async move {
-                let Parsed { action, placeholders } = parse(&sql, &planner.guard)?;
-                let (schema, parameter_types) = match &action {
-                    Action::Query(query) => {
-                        let (schema, parameter_types) = planner.describe(session.config(), query, placeholders).await?;
-                        (Some(schema), parameter_types)
-                    }
-                    Action::Explain { query, .. } => {
-                        (Some(plan_schema()), planner.describe(session.config(), query, placeholders).await?.1)
-                    }
-                    Action::Names(statement) => (ddl::output_schema(statement).map(|schema| client_schema(&schema)), Vec::new()),
-                    Action::Show(_) => (Some(settings_schema()), Vec::new()),
-                    Action::Set { .. } | Action::Reset(_) => (None, Vec::new()),
+                let Parsed { action, placeholders, settings } = parse(&sql, &planner.guard)?;
+                let config = session.config_with(&settings)?;
+                let (mut resolved, mut parameter_types) = (None, Vec::new());
+                if let Action::Query(query) | Action::Explain { query, .. } = &action {
+                    let (described, types) = planner.describe(config, query, placeholders).await?;
+                    (resolved, parameter_types) = (Some(described), types);
+                }
+                let schema = match &action {
+                    Action::Query(_) => resolved.as_ref().map(|resolved| Arc::clone(&resolved.schema)),
+                    Action::Explain { .. } => Some(plan_schema()),
+                    Action::Names(statement) => ddl::output_schema(statement).map(|schema| client_schema(&schema)),
+                    Action::Show(_) => Some(settings_schema()),
+                    Action::Set { .. } | Action::Reset(_) => None,
                 };
-                Ok(Statement::new(sql, action, schema, parameter_types))
+                Ok((Statement::new(sql, action, schema, parameter_types).with_settings(settings), resolved))
             })
             .await
     }
 
-    /// Plans a query for these parameters.
+    /// Plans a query for these parameters and chooses its engine.
     ///
-    /// Errors: `Invalid` for parameters that do not fit, or if the schema is no longer what was promised.
+    /// `resolved` saves a statement that was prepared just now from being resolved again. Errors: `Invalid` for parameters that do not fit,
+    /// or if the schema is no longer what was promised.
     pub async fn plan(
         self: &Arc<Self>,
         session: &Arc<Session>,
         statement: &Arc<Statement>,
         parameters: Option<RecordBatch>,
+        resolved: Option<Resolved>,
     ) -> Result<Planned> {
         let (planner, session, statement) = (Arc::clone(self), Arc::clone(session), Arc::clone(statement));
         self.threads
@@ -137,24 +157,40 @@ impl Planner {
                     return Err(Error::internal("only queries are planned"));
                 };
                 let values = bind(statement.parameter_types(), parameters.as_ref(), planner.limits.parameter_rows_max)?;
-                let context = planner.context(session.config()).await?;
-                let resolved = resolve(&context, query).await?;
+                let (context, resolved, known) = match resolved {
+                    Some(Resolved { context, plan, schema }) => {
+                        (context, plan, Some(schema).filter(|_| statement.parameter_types().is_empty()))
+                    }
+                    None => {
+                        let context = planner.context(session.config_with(statement.settings())?).await?;
+                        let plan = resolve(&context, query).await?;
+                        (context, plan, None)
+                    }
+                };
                 let state = context.state();
                 let bound = |row: Vec<_>| if row.is_empty() { Ok(resolved.clone()) } else { resolved.clone().with_param_values(row) };
                 let plans = values.into_iter().map(bound).collect::<Result<Vec<_>, _>>().map_err(located)?;
                 // Not that of the optimized plan: the optimizer may turn a type into one as good, and what leaves the engine is cast back.
-                let schemas = plans.iter().map(|plan| row_schema(&state, plan.clone())).collect::<Result<Vec<_>>>()?;
+                let schemas = match known {
+                    Some(schema) => vec![schema],
+                    None => plans.iter().map(|plan| row_schema(&state, plan.clone())).collect::<Result<Vec<_>>>()?,
+                };
                 let schema = Arc::clone(&schemas[0]);
                 if let Some(other) = schemas.iter().find(|other| **other != schema) {
                     return Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}")));
                 }
-                let plans = plans.iter().map(|plan| state.optimize(plan)).collect::<Result<Vec<_>, _>>().map_err(located)?;
+                let mut optimized = Vec::with_capacity(plans.len());
+                for plan in &plans {
+                    optimized.push(order_joins(&state, state.optimize(plan).map_err(located)?).await.map_err(located)?);
+                }
+                let plans = optimized;
                 let promised = matches!(statement.action(), Action::Query(_)) && statement.parameter_types().iter().all(Option::is_some);
                 if promised && schema != statement.schema() {
                     return Err(Error::invalid("a table of the statement was changed after it was prepared")
                         .with_hint("prepare the statement again"));
                 }
-                Ok(Planned { context: Arc::new(context), plans, resolved, schema })
+                let (engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
+                Ok(Planned { context: Arc::new(context), plans, resolved, schema, engine, reason })
             })
             .await
     }
@@ -165,30 +201,26 @@ impl Planner {
         self.threads
             .run(async move {
                 let query = view_query(&sql, &planner.guard)?;
-                Ok(planner.describe(config, &query, 0).await?.0)
+                Ok(planner.describe(config, &query, 0).await?.0.schema)
             })
             .await
     }
 
-    /// Runs other work that recurses over plans, such as physical planning.
-    pub async fn run<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-        self.threads.run(work).await
-    }
-
-    /// Schema of the rows and types of the parameters.
+    /// What a query means, and the types of its parameters.
     async fn describe(
         &self,
         config: SessionConfig,
         query: &ast::Statement,
         placeholders: usize,
-    ) -> Result<(SchemaRef, Vec<Option<DataType>>)> {
+    ) -> Result<(Resolved, Vec<Option<DataType>>)> {
         let context = self.context(config).await?;
         let plan = resolve(&context, query).await?;
         let types = parameter_types(&plan, placeholders)?;
         let nulls =
             types.iter().map(|known| ScalarValue::try_from(known.as_ref().unwrap_or(&DataType::Null))).collect::<Result<Vec<_>, _>>()?;
-        let plan = if nulls.is_empty() { plan } else { plan.with_param_values(nulls).map_err(located)? };
-        Ok((row_schema(&context.state(), plan)?, types))
+        let bound = if nulls.is_empty() { plan.clone() } else { plan.clone().with_param_values(nulls).map_err(located)? };
+        let schema = row_schema(&context.state(), bound)?;
+        Ok((Resolved { context, plan, schema }, types))
     }
 
     async fn context(&self, config: SessionConfig) -> Result<SessionContext> {
@@ -200,7 +232,7 @@ impl Planner {
 }
 
 fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
-    SessionContext::new_with_state(state_builder(config, Arc::clone(runtime)).with_catalog_list(catalogs).build())
+    SessionContext::new_with_state(with_join_order(state_builder(config, Arc::clone(runtime))).with_catalog_list(catalogs).build())
 }
 
 /// Plans the views that a statement names, with the statement's settings.
@@ -223,7 +255,7 @@ impl ViewPlanner for Views {
 
 fn view_query(sql: &str, guard: &GuardLimits) -> Result<Box<ast::Statement>> {
     match parse(sql, guard)? {
-        Parsed { action: Action::Query(query), placeholders: 0 } => Ok(query),
+        Parsed { action: Action::Query(query), placeholders: 0, .. } => Ok(query),
         Parsed { action: Action::Query(_), .. } => Err(Error::invalid("a view cannot have parameters")),
         _ => Err(Error::invalid("a view is made of a query")),
     }
@@ -266,7 +298,10 @@ async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<Log
     let state = context.state();
     let plan = match state.statement_to_plan(statement.clone()).await {
         Ok(plan) => plan,
-        Err(error) => return Err(missing_table(&state, &statement, &error).unwrap_or_else(|| located(error))),
+        Err(error) => {
+            let missing = missing_table(&state, &statement, &error);
+            return Err(placed(place(&error), missing.unwrap_or_else(|| Error::from(error))));
+        }
     };
     let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     reads.verify_plan(&plan).map_err(|_| Error::unsupported("a query can only read: SELECT INTO and INSERT are not supported"))?;
@@ -289,8 +324,14 @@ fn missing_table(state: &SessionState, statement: &parser::Statement, error: &Da
 
 /// An error of planning with its place in the text.
 fn located(error: DataFusionError) -> Error {
-    let place = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start);
-    let error = Error::from(error);
+    placed(place(&error), Error::from(error))
+}
+
+fn place(error: &DataFusionError) -> Option<Location> {
+    error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start)
+}
+
+fn placed(place: Option<Location>, error: Error) -> Error {
     match place {
         Some(place) => error.at(place.line, place.column),
         None => error,

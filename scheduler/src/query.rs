@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use datafusion::arrow::array::RecordBatch;
@@ -12,12 +12,12 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::{BoxFuture, join_all};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use metrics::{counter, histogram};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 use windlass_engine::telemetry::SPAN_QUERY;
 use windlass_proto::{Kind, Progress, QueryId, QueryState};
@@ -27,12 +27,19 @@ use crate::engines::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::metrics::{QUERIES_TOTAL, QUERY_SECONDS};
 use crate::schema::to_client;
+use crate::session::Session;
 
 mod admission;
 pub mod rows;
 
 /// Characters of a statement kept in its record.
 const LABEL_CHARS_MAX: usize = 1_000;
+
+/// How often queries are looked at that nobody asks for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often queries are looked at during shutdown.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 /// How many queries there may be, and how long they are kept.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,7 +51,8 @@ pub struct QueryLimits {
     pub local_running_max: usize,
     /// Queries that wait for either; one more is refused.
     pub queued_max: usize,
-    /// Seconds that results are kept after their last use, and that a running query may go without anybody asking for it.
+    /// Seconds that results are kept after their last use, and that a running query may go without anybody asking for it or, where it waits
+    /// for its reader, taking a row.
     pub unattended_seconds: u64,
     /// Records of queries kept; the oldest finished one is forgotten first.
     pub records_max: usize,
@@ -66,6 +74,8 @@ struct Status {
     error: Option<Error>,
     ended: Option<Instant>,
     released: bool,
+    /// What the runs said when they were released.
+    counted: Progress,
     affected_rows: Option<i64>,
 }
 
@@ -80,7 +90,15 @@ pub struct Query {
     created_at: SystemTime,
     status: watch::Sender<Status>,
     cancel: CancellationToken,
+    /// Why it was cancelled, if not because somebody asked.
+    cancelled_by: OnceLock<Error>,
     readers: AtomicUsize,
+    /// Whether somebody has begun to read.
+    asked: AtomicBool,
+    /// Whether somebody has read all rows.
+    read: AtomicBool,
+    /// How long rows are kept that were read.
+    linger: OnceLock<Duration>,
     rows_returned: AtomicU64,
     used: Mutex<Instant>,
 }
@@ -96,8 +114,8 @@ impl fmt::Debug for Query {
 pub struct QueryHead {
     /// Its id.
     pub id: QueryId,
-    /// Who runs it.
-    pub user: String,
+    /// Whose it is. Held until the query has ended: a session that works is not forgotten.
+    pub session: Arc<Session>,
     /// The statement, shortened.
     pub label: String,
     /// Schema of its rows; empty for updates.
@@ -120,21 +138,32 @@ pub fn label(sql: &str) -> String {
 }
 
 impl Query {
-    fn new(head: QueryHead) -> Self {
+    fn new(head: &QueryHead) -> Self {
         let now = Instant::now();
-        let status =
-            Status { state: QueryState::Planning, runs: Vec::new(), error: None, ended: None, released: false, affected_rows: None };
+        let status = Status {
+            state: QueryState::Planning,
+            runs: Vec::new(),
+            error: None,
+            ended: None,
+            released: false,
+            counted: Progress::default(),
+            affected_rows: None,
+        };
         Self {
-            id: head.id,
-            user: head.user,
-            label: head.label,
-            schema: head.schema,
+            id: head.id.clone(),
+            user: head.session.user().to_owned(),
+            label: head.label.clone(),
+            schema: Arc::clone(&head.schema),
             engine: head.engine,
             created: now,
             created_at: SystemTime::now(),
             status: watch::Sender::new(status),
             cancel: CancellationToken::new(),
+            cancelled_by: OnceLock::new(),
             readers: AtomicUsize::new(0),
+            asked: AtomicBool::new(false),
+            read: AtomicBool::new(false),
+            linger: OnceLock::new(),
             rows_returned: AtomicU64::new(0),
             used: Mutex::new(now),
         }
@@ -168,21 +197,13 @@ impl Query {
 
     fn snapshot(&self) -> Progress {
         let status = self.status.borrow().clone();
-        let mut sum = Progress::default();
-        for run in &status.runs {
-            let part = run.progress();
-            sum.stages_total += part.stages_total;
-            sum.stages_done += part.stages_done;
-            sum.tasks_total += part.tasks_total;
-            sum.tasks_done += part.tasks_done;
-            sum.tasks_running += part.tasks_running;
-            sum.rows_read += part.rows_read;
-            sum.bytes_read += part.bytes_read;
-        }
+        let mut sum = if status.released { status.counted.clone() } else { counted(&status.runs) };
         sum.query_id = self.id.to_string();
         sum.set_state(status.state);
         sum.elapsed_ms = self.elapsed(&status).as_millis() as u64;
-        sum.engine = self.engine.to_owned();
+        if sum.engine.is_empty() {
+            self.engine.clone_into(&mut sum.engine);
+        }
         sum
     }
 
@@ -193,6 +214,24 @@ impl Query {
     /// Waits until all rows are produced. Errors: the query's.
     pub async fn finished(&self) -> Result<()> {
         self.wait(|status| status.state.is_final()).await.error.map_or(Ok(()), Err)
+    }
+
+    /// Waits until rows can be read: all are produced, or no more will be before some are read. Errors: the query's.
+    pub async fn ready(&self) -> Result<()> {
+        let full = async {
+            let mut index = 0;
+            while let Ok(Some(run)) = self.run(index).await {
+                tokio::select! {
+                    () = run.full() => return,
+                    _ = run.finished() => index += 1,
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            outcome = self.finished() => outcome,
+            () = full => Ok(()),
+        }
     }
 
     /// Waits until the query is queued or runs, so that errors of its plan are known.
@@ -222,7 +261,10 @@ impl Query {
     pub async fn rows(self: &Arc<Self>) -> Result<SendableRecordBatchStream> {
         let mut reader = Reader::new(self);
         let first = match self.run(0).await? {
-            Some(run) => run.rows().await.map_err(|error| self.broken(error))?,
+            Some(run) => match run.rows().await {
+                Ok(rows) => rows,
+                Err(error) => return Err(self.broken(error).await),
+            },
             None => Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream::empty())),
         };
         let query = Arc::clone(self);
@@ -230,17 +272,25 @@ impl Query {
             let query = Arc::clone(&query);
             async move {
                 let Some(run) = query.run(index).await.map_err(external)? else { return Ok(None) };
-                let rows = run.rows().await.map_err(|error| external(query.broken(error)))?;
-                Ok::<_, DataFusionError>(Some((rows, index + 1)))
+                match run.rows().await {
+                    Ok(rows) => Ok::<_, DataFusionError>(Some((rows, index + 1))),
+                    Err(error) => Err(external(query.broken(error).await)),
+                }
             }
         });
         let query = Arc::clone(self);
-        let batches = first.chain(rest.try_flatten()).map(move |batch| {
-            let batch =
-                batch.map_err(|error| query.broken(error.into())).and_then(|batch| to_client(&batch, &query.schema)).map_err(external)?;
-            query.rows_returned.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-            *query.used.lock() = Instant::now();
-            Ok(batch)
+        let batches = first.chain(rest.try_flatten()).then(move |batch| {
+            let query = Arc::clone(&query);
+            async move {
+                match batch.map_err(Error::from).and_then(|batch| to_client(&batch, &query.schema)) {
+                    Ok(batch) => {
+                        query.rows_returned.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                        *query.used.lock() = Instant::now();
+                        Ok(batch)
+                    }
+                    Err(error) => Err(external(query.broken(error).await)),
+                }
+            }
         });
         let end = stream::poll_fn(move |_| {
             reader.completed();
@@ -251,15 +301,17 @@ impl Query {
 
     /// The reason why a stream broke: the query's own, where it has ended early (cancelled, timed out), or else the stream's, which then
     /// becomes the query's.
-    fn broken(&self, error: Error) -> Error {
+    async fn broken(&self, error: Error) -> Error {
         let mut reason = error.in_query(&self.id);
+        // Ends a query that runs, before its reader is gone: that must not count as the reason.
+        self.cancel_because(reason.clone());
+        self.wait(|status| status.state.is_final()).await;
         self.status.send_modify(|status| match &status.error {
             Some(first) => reason = first.clone(),
-            None if status.state == QueryState::Finished => {
+            None => {
                 status.state = if reason.kind() == Kind::Cancelled { QueryState::Cancelled } else { QueryState::Failed };
                 status.error = Some(reason.clone());
             }
-            None => {}
         });
         reason
     }
@@ -268,8 +320,21 @@ impl Query {
     pub async fn cancel(&self) {
         self.cancel.cancel();
         self.wait(|status| status.state.is_final()).await;
-        // The local engine makes rows while they are read: a query of its counts as finished before that.
         self.stop_runs().await;
+    }
+
+    /// Rows that were read are kept for so long after their last use, and no longer.
+    pub fn keep_after_reading(&self, linger: Duration) {
+        self.linger.get_or_init(|| linger);
+    }
+
+    fn cancel_because(&self, reason: Error) {
+        self.cancelled_by.get_or_init(|| reason);
+        self.cancel.cancel();
+    }
+
+    fn cancelled(&self) -> Error {
+        self.cancelled_by.get().cloned().unwrap_or_else(|| Error::new(Kind::Cancelled, "the query was cancelled"))
     }
 
     async fn stop_runs(&self) {
@@ -282,10 +347,17 @@ impl Query {
     /// Stops the query and frees its rows; the record stays. Idempotent.
     pub async fn close(&self) {
         self.cancel().await;
+        self.release().await;
+    }
+
+    async fn release(&self) {
         let mut runs = Vec::new();
         self.status.send_modify(|status| {
-            status.released = true;
             runs = std::mem::take(&mut status.runs);
+            if !status.released {
+                status.counted = counted(&runs);
+                status.released = true;
+            }
         });
         for run in runs {
             run.close().await;
@@ -311,8 +383,9 @@ impl Query {
         };
         let error = error.map(|error| error.in_query(&self.id));
         let seconds = self.created.elapsed().as_secs_f64();
-        counter!(QUERIES_TOTAL, "state" => state.name(), "engine" => self.engine).increment(1);
-        histogram!(QUERY_SECONDS, "engine" => self.engine).record(seconds);
+        let engine = self.snapshot().engine;
+        counter!(QUERIES_TOTAL, "state" => state.name(), "engine" => engine.clone()).increment(1);
+        histogram!(QUERY_SECONDS, "engine" => engine).record(seconds);
         match &error {
             None => info!(seconds, "query finished"),
             Some(error) => info!(seconds, kind = error.kind().name(), %error, "query ended early"),
@@ -340,16 +413,47 @@ impl Query {
         }
     }
 
-    /// What time makes of the query.
+    /// Whether nothing runs any more, nobody reads, and there are no rows that nobody came for yet.
+    fn is_over(&self) -> bool {
+        let status = self.status.borrow();
+        let unread = !self.asked.load(Ordering::Acquire) && !status.released && status.error.is_none() && !status.runs.is_empty();
+        status.state.is_final() && self.readers.load(Ordering::Acquire) == 0 && !unread
+    }
+
+    /// What time makes of the query, when rows that were not read are kept for `limit`.
     fn neglect(&self, now: Instant, limit: Duration) -> Option<Neglect> {
         let status = self.status.borrow();
-        let unattended = self.readers.load(Ordering::Acquire) == 0 && now.saturating_duration_since(*self.used.lock()) >= limit;
-        match (unattended, status.state.is_final()) {
-            (true, true) if !status.released => Some(Neglect::Close),
-            (true, false) => Some(Neglect::Cancel),
+        let limit = match self.linger.get() {
+            Some(linger) if self.read.load(Ordering::Acquire) => limit.min(*linger),
+            _ => limit,
+        };
+        let waits_for_readers = || status.runs.last().is_some_and(|run| run.full().now_or_never().is_some());
+        let idle = now.saturating_duration_since(*self.used.lock()) >= limit;
+        let readers = self.readers.load(Ordering::Acquire);
+        match status.state.is_final() {
+            true if idle && readers == 0 && !status.released => Some(Neglect::Close),
+            false if idle && (readers == 0 || waits_for_readers()) => Some(Neglect::Cancel),
             _ => None,
         }
     }
+}
+
+/// The counters of all runs of a query, and who runs them if not the engine that was asked.
+fn counted(runs: &[Arc<dyn Run>]) -> Progress {
+    let mut sum = Progress::default();
+    for part in runs.iter().map(|run| run.progress()) {
+        sum.stages_total += part.stages_total;
+        sum.stages_done += part.stages_done;
+        sum.tasks_total += part.tasks_total;
+        sum.tasks_done += part.tasks_done;
+        sum.tasks_running += part.tasks_running;
+        sum.rows_read += part.rows_read;
+        sum.bytes_read += part.bytes_read;
+        if !part.engine.is_empty() {
+            sum.engine = part.engine;
+        }
+    }
+    sum
 }
 
 enum Neglect {
@@ -370,11 +474,13 @@ struct Reader {
 impl Reader {
     fn new(query: &Arc<Query>) -> Self {
         query.readers.fetch_add(1, Ordering::AcqRel);
+        query.asked.store(true, Ordering::Release);
         Self { query: Arc::clone(query), complete: false }
     }
 
     fn completed(&mut self) {
         self.complete = true;
+        self.query.read.store(true, Ordering::Release);
     }
 }
 
@@ -383,7 +489,7 @@ impl Drop for Reader {
         *self.query.used.lock() = Instant::now();
         if self.query.readers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.complete {
             // Does nothing to a query that has ended.
-            self.query.cancel.cancel();
+            self.query.cancel_because(Error::new(Kind::Cancelled, "the query was cancelled: nobody reads its rows any more"));
         }
     }
 }
@@ -409,6 +515,9 @@ pub struct QueryRecord {
     pub progress: Progress,
 }
 
+/// Makes a run of a run.
+pub type Present = Box<dyn Fn(Arc<dyn Run>) -> Arc<dyn Run> + Send + Sync>;
+
 /// What a query does.
 pub enum Work {
     /// A plan for an engine.
@@ -418,7 +527,7 @@ pub enum Work {
         /// The plan, once per row of parameters.
         plans: Vec<PlannedQuery>,
         /// Makes of a run what the client reads, as EXPLAIN ANALYZE does.
-        present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
+        present: Present,
         /// Time from admission on; `None` is no limit.
         timeout: Option<Duration>,
     },
@@ -462,11 +571,9 @@ impl Queries {
         let admissions = Admissions::new(&limits);
         let queries = Arc::new(Self { limits, admissions, all: Mutex::default(), stopped: CancellationToken::new() });
         let weak = Arc::downgrade(&queries);
-        let period =
-            Duration::from_secs(queries.limits.unattended_seconds).div_f64(10.0).clamp(Duration::from_millis(100), Duration::from_secs(10));
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(period).await;
+                tokio::time::sleep(SWEEP_INTERVAL).await;
                 let Some(queries) = weak.upgrade() else { break };
                 queries.sweep(Instant::now()).await;
             }
@@ -481,8 +588,7 @@ impl Queries {
 
     /// Records of all queries, oldest first.
     pub fn records(&self) -> Vec<QueryRecord> {
-        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
-        all.iter().map(|query| query.record()).collect()
+        self.all().iter().map(|query| query.record()).collect()
     }
 
     /// Starts a query; returns when a plan is queued or runs, or when a statement has ended. Dropping the future before that cancels it.
@@ -494,12 +600,12 @@ impl Queries {
                 .with_hint("try again in a moment, perhaps at another scheduler"));
         }
         let admission = self.admissions.of(head.engine);
-        let query = Arc::new(Query::new(head));
+        let query = Arc::new(Query::new(&head));
         self.insert(&query);
         let guard = query.cancel.clone().drop_guard();
         let is_plan = matches!(work, Work::Plans { .. });
         let span = info_span!(SPAN_QUERY, query_id = %query.id, user = %query.user, engine = query.engine);
-        tokio::spawn(drive(Arc::clone(&query), admission, work).instrument(span));
+        tokio::spawn(drive(Arc::clone(&query), head.session, admission, work).instrument(span));
         match is_plan {
             true => query.accepted().await?,
             false => query.finished().await?,
@@ -508,24 +614,44 @@ impl Queries {
         Ok(query)
     }
 
-    /// Refuses new queries, waits at most `limit` for the running ones, then cancels them and frees all rows.
-    pub async fn shut_down(&self, limit: Duration) {
+    /// Refuses new queries and waits, at most for `limit`, until those there are have ended and their rows were read.
+    pub async fn drain(&self, limit: Duration) {
         self.stopped.cancel();
-        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
-        let ends = join_all(all.iter().map(|query| query.wait(|status| status.state.is_final())));
-        if tokio::time::timeout(limit, ends).await.is_err() {
-            info!("queries still run after the time given to end");
+        let over = async {
+            while self.all().iter().any(|query| !query.is_over()) {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(limit, over).await.is_err() {
+            let left = self.all().iter().filter(|query| !query.is_over()).count();
+            warn!(left, limit_s = limit.as_secs(), "queries run or have unread rows after the time given to end");
         }
+    }
+
+    /// Refuses new queries, cancels all and frees their rows; whether some were running.
+    pub async fn shut_down(&self) -> bool {
+        self.stopped.cancel();
+        let all = self.all();
+        let running = all.iter().any(|query| !query.status.borrow().state.is_final());
+        let reason = || Error::new(Kind::Unavailable, "the scheduler was shut down").with_hint("run the statement again in a moment");
+        all.iter().for_each(|query| query.cancel_because(reason()));
         join_all(all.iter().map(|query| query.close())).await;
+        running
+    }
+
+    fn all(&self) -> Vec<Arc<Query>> {
+        self.all.lock().values().map(Arc::clone).collect()
     }
 
     fn insert(&self, query: &Arc<Query>) {
         let mut all = self.all.lock();
         let excess = (all.len() + 1).saturating_sub(self.limits.records_max);
-        // Running queries are bounded by admission, so there is always a finished one to forget. Dropping its runs frees its rows.
-        let forget: Vec<_> =
-            all.values().filter(|old| old.status.borrow().state.is_final()).map(|old| old.id.clone()).take(excess).collect();
-        for id in forget {
+        // Running queries are bounded by admission, so there is always a finished one to forget, if possible one whose rows nobody waits
+        // for. Dropping its runs frees its rows.
+        for _ in 0..excess {
+            let finished = |old: &&Arc<Query>| old.status.borrow().state.is_final();
+            let oldest = all.values().find(|old| old.is_over()).or_else(|| all.values().find(finished));
+            let Some(id) = oldest.map(|old| old.id.clone()) else { break };
             all.remove(&id);
         }
         all.insert(query.id.clone(), Arc::clone(query));
@@ -533,10 +659,10 @@ impl Queries {
 
     async fn sweep(&self, now: Instant) {
         let limit = Duration::from_secs(self.limits.unattended_seconds);
-        let all: Vec<_> = self.all.lock().values().map(Arc::clone).collect();
-        for query in all {
+        let reason = || Error::new(Kind::Cancelled, format!("the query was cancelled: nobody asked for it for {} s", limit.as_secs()));
+        for query in self.all() {
             match query.neglect(now, limit) {
-                Some(Neglect::Cancel) => query.cancel.cancel(),
+                Some(Neglect::Cancel) => query.cancel_because(reason()),
                 Some(Neglect::Close) => query.close().await,
                 None => {}
             }
@@ -545,7 +671,7 @@ impl Queries {
 }
 
 /// Sees a query through to its end.
-async fn drive(query: Arc<Query>, admission: Arc<Admission>, work: Work) {
+async fn drive(query: Arc<Query>, _session: Arc<Session>, admission: Arc<Admission>, work: Work) {
     let work = async {
         let _admitted = admission.enter(|| query.enter(QueryState::Queued)).await?;
         match work {
@@ -569,23 +695,20 @@ async fn drive(query: Arc<Query>, admission: Arc<Admission>, work: Work) {
     };
     let outcome = tokio::select! {
         biased;
-        () = query.cancel.cancelled() => Err(Error::new(Kind::Cancelled, "the query was cancelled")),
+        () = query.cancel.cancelled() => Err(query.cancelled()),
         outcome = work => outcome,
     };
     let failed = outcome.is_err();
     query.end(outcome);
     if failed {
+        // Nobody gets rows of it any more.
         query.stop_runs().await;
+        query.release().await;
     }
 }
 
 /// Runs the plans one after another: results come in the order of the parameters, and a query takes one place.
-async fn run_plans(
-    query: &Query,
-    engine: Arc<dyn Engine>,
-    plans: Vec<PlannedQuery>,
-    present: fn(Arc<dyn Run>) -> Arc<dyn Run>,
-) -> Result<()> {
+async fn run_plans(query: &Query, engine: Arc<dyn Engine>, plans: Vec<PlannedQuery>, present: Present) -> Result<()> {
     for plan in plans {
         let run = present(engine.start(plan).await?);
         query.status.send_modify(|status| {

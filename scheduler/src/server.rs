@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 use windlass_catalog::{Catalog, SqliteCatalog};
+use windlass_engine::pipelined::Fate;
 use windlass_engine::process::{Stop, stop_requested};
 use windlass_engine::{Locations, RuntimeOptions, build_runtime};
 use windlass_proto::Kind;
@@ -22,13 +23,15 @@ use crate::coordinator::{Coordinator, CoordinatorLimits, Parts};
 use crate::ddl::DdlExecutor;
 use crate::engines::Cluster;
 use crate::engines::local::LocalEngine;
+use crate::engines::pipelined::{PipelinedEngine, PipelinedOptions};
 use crate::engines::staged::{StagedEngine, StagedOptions};
 use crate::error::{Error, Result};
+use crate::flight_sql::Lifetime;
 use crate::http::{Pages, routes};
 use crate::{flight_sql, metrics, system};
 
-/// What queries that were cancelled at the end get to tell their executors.
-const CANCEL_TIME: Duration = Duration::from_secs(2);
+/// What connections and executors get to hear of the end.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// How a process runs beside its settings.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,6 +47,7 @@ pub struct Manners {
 /// `cluster_threads` serve executors, apart from the threads that serve clients: a heartbeat must not wait for a query.
 pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Handle) -> Result<()> {
     let stop = stop_requested(manners.exit_with_parent);
+    Fate::install();
     let metrics = metrics::install().map_err(|error| Error::internal(format!("cannot start metrics: {error}")))?;
     let flight = listen(config.flight_host, config.flight_port, "flight_port").await?;
     let internal = listen(config.internal_host, config.internal_port, "internal_port").await?;
@@ -81,20 +85,30 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
     let cluster: Arc<dyn Cluster> = Arc::clone(&staged) as _;
 
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pipelined = PipelinedOptions {
+        threads,
+        runtime: Arc::clone(&runtime),
+        cluster: Arc::clone(&cluster),
+        staged: Arc::clone(&staged) as _,
+        key: config.cluster_key,
+    };
     let parts = Parts {
         catalog: Arc::clone(&catalog),
         ddl: DdlExecutor::new(Arc::clone(&catalog), locations, Arc::clone(&runtime), warehouse, system::tables()),
         local: Arc::new(LocalEngine::new(threads, Arc::clone(&runtime))?),
+        pipelined: Arc::new(PipelinedEngine::new(pipelined)?),
         staged,
         cluster: Arc::clone(&cluster),
         runtime: Arc::clone(&runtime),
     };
     let limits = CoordinatorLimits { guard: config.guard, planning: config.planning, sessions: config.sessions, queries: config.queries };
     let coordinator = Coordinator::new(parts, limits);
-    let front_door_closed = CancellationToken::new();
-    let front_door = flight_sql::serve(flight, Arc::clone(&coordinator), config.front_door, key, front_door_closed.clone())?;
+    let (stopping, front_door_closed) = (CancellationToken::new(), CancellationToken::new());
+    let lifetime = Lifetime { stopping: stopping.clone(), closed: front_door_closed.clone() };
+    let front_door = flight_sql::serve(flight, Arc::clone(&coordinator), config.front_door, key, lifetime)?;
     let mut front_door = tokio::spawn(front_door);
-    let pages = tokio::spawn(axum::serve(http, routes(Pages { catalog, cluster, runtime, metrics })).into_future());
+    let pages =
+        tokio::spawn(axum::serve(http, routes(Pages { catalog, cluster, runtime, metrics, stopping: stopping.clone() })).into_future());
     info!("{announcement}");
     if manners.announce {
         println!("{announcement}");
@@ -110,17 +124,17 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         result = &mut serving_executors => return ended(result),
     };
     info!(?stop, "scheduler stops");
+    stopping.cancel();
     if stop == Stop::Signal {
-        // Calls that run may end, answers that stream are delivered; nothing new is taken.
-        front_door_closed.cancel();
-        if tokio::time::timeout(Duration::from_secs(config.drain_timeout_s), &mut front_door).await.is_err() {
-            warn!(timeout_s = config.drain_timeout_s, "queries did not end in time and are cancelled");
-        }
+        // Nothing new is taken; what runs may end, and rows that were announced may be fetched.
+        coordinator.drain(Duration::from_secs(config.drain_timeout_s)).await;
     }
-    let cancels = coordinator.queries().iter().any(|query| !query.state.is_final());
-    coordinator.shut_down(Duration::ZERO).await;
-    if cancels {
-        tokio::time::sleep(CANCEL_TIME).await;
+    let were_running = coordinator.shut_down().await;
+    front_door_closed.cancel();
+    // Long enough for clients to hear what happened and for executors to stop their tasks.
+    let _late = tokio::time::timeout(CLOSE_TIME, &mut front_door).await;
+    if were_running {
+        tokio::time::sleep(CLOSE_TIME).await;
     }
     shutdown.cancel();
     pages.abort();

@@ -20,7 +20,7 @@ use crate::metrics::SESSIONS_OPEN;
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionLimits {
-    /// Open sessions; one more fails with `Exhausted`.
+    /// Open sessions; one more ends the one that was unused for longest, and fails if all are at work.
     pub sessions_max: usize,
     /// Seconds without a request after which a session is forgotten.
     pub idle_seconds: u64,
@@ -109,6 +109,15 @@ impl Session {
         settings
     }
 
+    /// [`Session::config`] with settings for one statement. Errors: those of [`Session::set`].
+    pub fn config_with(&self, settings: &[(String, String)]) -> Result<SessionConfig> {
+        let mut config = self.config();
+        for (name, value) in settings {
+            set_option(config.options_mut(), settable(name)?, value)?;
+        }
+        Ok(config)
+    }
+
     /// What the session's next statement is planned with: defaults for the cluster as it is now, the settings, the current database.
     pub fn config(&self) -> SessionConfig {
         let mut config = session_config(self.cluster.slots());
@@ -145,7 +154,7 @@ impl Sessions {
         Self { limits, cluster, open: Mutex::default() }
     }
 
-    /// Opens a session. Errors: `Exhausted` when there are [`SessionLimits::sessions_max`], after idle ones were forgotten.
+    /// Opens a session, if need be in the place of the one that was unused for longest. Errors: `Exhausted` when all are at work.
     pub fn open(&self, user: &str) -> Result<Arc<Session>> {
         let now = Instant::now();
         let mut open = self.open.lock();
@@ -154,8 +163,14 @@ impl Sessions {
             open.retain(|_, session| now.duration_since(session.state.lock().used) < idle);
         }
         if open.len() >= self.limits.sessions_max {
-            return Err(Error::new(Kind::Exhausted, format!("all {} sessions are taken", self.limits.sessions_max))
-                .with_hint("close sessions that are not used, or raise sessions_max"));
+            // Whoever works has it in hand: a request, or a query that runs.
+            let free = open.values().filter(|session| Arc::strong_count(session) == 1);
+            let oldest = free.min_by_key(|session| session.state.lock().used).map(|session| session.id.clone());
+            let oldest = oldest.ok_or_else(|| {
+                Error::new(Kind::Exhausted, format!("all {} sessions are at work", self.limits.sessions_max))
+                    .with_hint("try again in a moment, or raise sessions_max")
+            })?;
+            open.remove(&oldest);
         }
         let session = Arc::new(Session::new(user, Arc::clone(&self.cluster), now));
         open.insert(session.id.clone(), Arc::clone(&session));
@@ -208,12 +223,23 @@ mod tests {
     fn sessions_are_bounded_and_expire_when_idle() {
         let sessions = Sessions::new(SessionLimits { sessions_max: 1, idle_seconds: 60 }, Arc::new(Empty));
         let session = sessions.open("ada").unwrap();
-        assert_eq!(sessions.open("bob").unwrap_err().kind(), Kind::Exhausted);
+        assert_eq!(sessions.open("bob").unwrap_err().kind(), Kind::Exhausted, "the one session is in use");
         let later = Instant::now() + Duration::from_secs(59);
         assert!(sessions.get_at(session.id(), later).is_some());
         assert!(sessions.get_at(session.id(), later + Duration::from_secs(59)).is_some(), "a use prolongs the session");
         assert!(sessions.get_at(session.id(), later + Duration::from_secs(60 + 59)).is_none());
         assert!(sessions.open("bob").is_ok());
+    }
+
+    #[test]
+    fn the_longest_unused_session_makes_room() {
+        let sessions = Sessions::new(SessionLimits { sessions_max: 3, idle_seconds: 60 }, Arc::new(Empty));
+        let at_work = sessions.open("ada").unwrap();
+        let ids: Vec<_> = ["bob", "cyd"].iter().map(|user| sessions.open(user).unwrap().id().clone()).collect();
+        sessions.get(&ids[0]);
+        sessions.open("dan").unwrap();
+        let open = [at_work.id(), &ids[0], &ids[1]].map(|id| sessions.get(id).is_some());
+        assert_eq!(open, [true, true, false]);
     }
 
     #[test]

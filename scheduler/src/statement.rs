@@ -7,7 +7,7 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
 use windlass_catalog::ddl::{self, DdlStatement};
 
 use crate::error::{Error, Result};
@@ -25,11 +25,15 @@ pub enum StatementKind {
     Update,
 }
 
+/// Settings for one statement: names and values.
+pub(crate) type Settings = Vec<(String, String)>;
+
 /// A statement that was checked and described; it can be executed many times.
 #[derive(Debug)]
 pub struct Statement {
     sql: String,
     action: Action,
+    settings: Settings,
     schema: Option<SchemaRef>,
     parameter_types: Vec<Option<DataType>>,
     parameters: SchemaRef,
@@ -43,7 +47,12 @@ impl Statement {
             Field::new(format!("${}", index + 1), data_type.clone().unwrap_or(DataType::Utf8), true)
         };
         let parameters = Arc::new(Schema::new(parameter_types.iter().enumerate().map(field).collect::<Vec<_>>()));
-        Self { sql, action, schema, parameter_types, parameters }
+        Self { sql, action, settings: Settings::new(), schema, parameter_types, parameters }
+    }
+
+    /// The same statement, with settings that were checked.
+    pub(crate) fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The text as it came.
@@ -74,6 +83,11 @@ impl Statement {
 
     pub(crate) fn action(&self) -> &Action {
         &self.action
+    }
+
+    /// What holds for this statement beside the session's settings.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 }
 
@@ -110,6 +124,8 @@ pub(crate) enum ExplainMode {
 pub(crate) struct Parsed {
     pub(crate) action: Action,
     pub(crate) placeholders: usize,
+    /// From comments in front of a query; not checked yet.
+    pub(crate) settings: Settings,
 }
 
 /// Reads one statement. Recursion follows the text's nesting, so this belongs on a large stack.
@@ -117,34 +133,114 @@ pub(crate) struct Parsed {
 /// Errors: `Exhausted` above the limits; `Invalid` with the place of the mistake; `Unsupported` for statements of other engines.
 pub(crate) fn parse(sql: &str, limits: &GuardLimits) -> Result<Parsed> {
     let mut tokens = guard::tokens(sql, limits)?;
+    let mut settings = leading_settings(&tokens)?;
     if let Some(statement) = ddl::parse(sql).map_err(|error| Error::new(error.kind, error.message).at(error.line, error.column))? {
-        return Ok(Parsed { action: Action::Names(Box::new(statement)), placeholders: 0 });
+        only_for_queries(&settings)?;
+        return Ok(Parsed { action: Action::Names(Box::new(statement)), placeholders: 0, settings });
     }
+    columns_are_selected(&tokens)?;
     let placeholders = number_placeholders(&mut tokens)?;
+    let words = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
+    let end = words.map(|token| (token.span.end.line, token.span.end.column));
     // Levels of the parser's recursion per level of parentheses.
     let parser = Parser::new(&GenericDialect {}).with_recursion_limit(3 * limits.nesting_max);
-    let action = action(parser.with_tokens_with_locations(tokens)).map_err(syntax)?;
-    Ok(Parsed { action: action?, placeholders })
+    let action = action(parser.with_tokens_with_locations(tokens)).map_err(|error| syntax(error, end))?;
+    let (action, format) = action?;
+    match &action {
+        Action::Query(_) | Action::Explain { .. } => settings.extend(format.map(|format| (EXPLAIN_FORMAT.to_owned(), format))),
+        _ => only_for_queries(&settings)?,
+    }
+    Ok(Parsed { action, placeholders, settings })
 }
 
-/// The outer error is the parser's, the inner one ours.
-fn action(mut parser: Parser<'_>) -> Result<Result<Action>, ParserError> {
+/// The setting that `EXPLAIN FORMAT` changes for its statement.
+const EXPLAIN_FORMAT: &str = "datafusion.explain.format";
+
+/// Settings in the comments before the first word: `/* name = value, ... */`, or the same behind `--`. Other comments say nothing to us.
+fn leading_settings(tokens: &[TokenWithSpan]) -> Result<Settings> {
+    let mut settings = Settings::new();
+    for token in tokens {
+        let (Token::Whitespace(Whitespace::MultiLineComment(text))
+        | Token::Whitespace(Whitespace::SingleLineComment { comment: text, .. })) = &token.token
+        else {
+            match token.token {
+                Token::Whitespace(_) => continue,
+                _ => break,
+            }
+        };
+        let text = text.trim().trim_start_matches('+').trim_start();
+        if !["windlass.", "datafusion."]
+            .iter()
+            .any(|prefix| text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix)))
+        {
+            continue;
+        }
+        for setting in text.split(',') {
+            let (name, value) = setting.split_once('=').ok_or_else(|| {
+                Error::invalid(format!("cannot read setting '{}' in a comment", setting.trim()))
+                    .with_hint("write /* name = value, name = value */ before the query")
+                    .at(token.span.start.line, token.span.start.column)
+            })?;
+            settings.push((name.trim().to_ascii_lowercase(), value.trim().trim_matches('\'').to_owned()));
+        }
+    }
+    Ok(settings)
+}
+
+fn only_for_queries(settings: &Settings) -> Result<()> {
+    match settings.first() {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(Error::invalid(format!("a comment can change setting '{name}' for a query only")).with_hint("use SET for other statements"))
+        }
+    }
+}
+
+/// Refuses `SELECT FROM t`, which the parser takes: it would give rows without columns.
+fn columns_are_selected(tokens: &[TokenWithSpan]) -> Result<()> {
+    let mut words = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
+    let keyword = |token: &TokenWithSpan| match &token.token {
+        Token::Word(Word { keyword, quote_style: None, .. }) => *keyword,
+        _ => Keyword::NoKeyword,
+    };
+    let mut after_dot = false;
+    while let Some(word) = words.next() {
+        let selects = keyword(word) == Keyword::SELECT && !after_dot;
+        after_dot = word.token == Token::Period;
+        if selects && words.clone().next().is_none_or(|next| keyword(next) == Keyword::FROM || next.token == Token::RParen) {
+            let (line, column) = (word.span.start.line, word.span.start.column);
+            return Err(Error::invalid("SELECT names no columns").with_hint("name some, or write SELECT *").at(line, column));
+        }
+    }
+    Ok(())
+}
+
+/// The action, and the format in which EXPLAIN shall show it. The outer error is the parser's, the inner one ours.
+fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, ParserError> {
     let first = parser.peek_token();
     let (line, column) = (first.span.start.line, first.span.start.column);
     let refused = |message: &str, hint: &str| Ok(Err(Error::unsupported(message).with_hint(hint).at(line, column)));
-    let Token::Word(Word { keyword, .. }) = first.token else { return query(parser).map(|ast| Ok(Action::Query(ast))) };
+    let plain = |action| Ok((action, None));
+    let Token::Word(Word { keyword, .. }) = first.token else { return query(parser).map(|ast| plain(Action::Query(ast))) };
     match keyword {
         Keyword::EXPLAIN | Keyword::DESCRIBE | Keyword::DESC => {
             parser.next_token();
-            let mut mode = ExplainMode::Plan;
+            let (mut mode, mut format) = (ExplainMode::Plan, None);
             loop {
                 match () {
                     () if parser.parse_keyword(Keyword::ANALYZE) => mode = ExplainMode::Analyze,
                     () if parser.parse_keyword(Keyword::VERBOSE) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
+                    () if format.is_none() && parser.parse_keyword(Keyword::FORMAT) => format = Some(explain_format(&mut parser)?),
                     () => break,
                 }
             }
-            Ok(Ok(Action::Explain { query: query(parser)?, mode }))
+            let query = query(parser)?;
+            Ok(match (mode, &format) {
+                (ExplainMode::Analyze, Some(_)) => {
+                    Err(Error::unsupported("EXPLAIN ANALYZE has one format only").with_hint("leave FORMAT out"))
+                }
+                _ => Ok((Action::Explain { query, mode }, format)),
+            })
         }
         Keyword::SET => {
             parser.next_token();
@@ -153,15 +249,15 @@ fn action(mut parser: Parser<'_>) -> Result<Result<Action>, ParserError> {
             if !parser.consume_token(&Token::Eq) {
                 parser.expect_keyword(Keyword::TO)?;
             }
-            Ok(Ok(Action::Set { name, value: setting_value(&mut parser)? }))
+            Ok(plain(Action::Set { name, value: setting_value(&mut parser)? }))
         }
         Keyword::RESET => {
             parser.next_token();
-            Ok(Ok(Action::Reset(all_or_name(parser)?)))
+            Ok(plain(Action::Reset(all_or_name(parser)?)))
         }
         Keyword::SHOW => {
             parser.next_token();
-            Ok(Ok(Action::Show(all_or_name(parser)?)))
+            Ok(plain(Action::Show(all_or_name(parser)?)))
         }
         Keyword::BEGIN | Keyword::START | Keyword::COMMIT | Keyword::ROLLBACK | Keyword::SAVEPOINT | Keyword::ABORT => {
             refused("transactions are not supported: every statement commits by itself", "leave BEGIN and COMMIT out, and use autocommit")
@@ -169,7 +265,7 @@ fn action(mut parser: Parser<'_>) -> Result<Result<Action>, ParserError> {
         Keyword::PREPARE | Keyword::EXECUTE | Keyword::DEALLOCATE => {
             refused("PREPARE in SQL is not supported", "use prepared statements of the client: placeholders are ? or $1, $2")
         }
-        _ => query(parser).map(|ast| Ok(Action::Query(ast))),
+        _ => query(parser).map(|ast| plain(Action::Query(ast))),
     }
 }
 
@@ -197,6 +293,12 @@ fn end(mut parser: Parser<'_>) -> Result<(), ParserError> {
 
 fn setting_name(parser: &mut Parser<'_>) -> Result<String, ParserError> {
     Ok(parser.parse_object_name(false)?.0.iter().map(|part| part.to_string().to_ascii_lowercase()).collect::<Vec<_>>().join("."))
+}
+
+/// The name of a format as the setting takes it.
+fn explain_format(parser: &mut Parser<'_>) -> Result<String, ParserError> {
+    let name = parser.parse_identifier()?.value.to_ascii_lowercase();
+    Ok(if name == "json" { "pgjson".to_owned() } else { name })
 }
 
 fn all_or_name(mut parser: Parser<'_>) -> Result<Option<String>, ParserError> {
@@ -251,7 +353,8 @@ fn number_placeholders(tokens: &mut [TokenWithSpan]) -> Result<usize> {
     }
 }
 
-fn syntax(error: ParserError) -> Error {
+/// The parser's words with a place. It gives none when the text ends too early: that is at `end`.
+fn syntax(error: ParserError, end: Option<(u64, u64)>) -> Error {
     let text = match error {
         ParserError::RecursionLimitExceeded => {
             return Error::new(windlass_proto::Kind::Exhausted, "the statement nests too deeply")
@@ -263,10 +366,10 @@ fn syntax(error: ParserError) -> Error {
         Some((message, place)) => {
             (message, place.split_once(", Column: ").and_then(|(line, column)| Some((line.parse().ok()?, column.parse().ok()?))))
         }
-        None => (text.as_str(), None),
+        None => (text.as_str(), end.filter(|_| text.ends_with("found: EOF"))),
     };
-    let error =
-        Error::invalid(format!("cannot parse the statement: {}", message.replace("Expected: ", "expected ").replace("found: ", "found ")));
+    let message = message.replace("Expected: ", "expected ").replace("found: EOF", "the text ends").replace("found: ", "found ");
+    let error = Error::invalid(format!("cannot parse the statement: {message}"));
     match place {
         Some((line, column)) => error.at(line, column),
         None => error,
@@ -313,11 +416,44 @@ mod tests {
         {
             assert_eq!(read(sql).unwrap_err().kind(), Kind::Unsupported, "{sql}");
         }
-        for sql in ["SELCT 1", "SELECT 1 FROM", "SELECT 1 2", "EXPLAIN", "SET a =", "SELECT 1; SELECT 2", "KILL 1"] {
+        for sql in [
+            "SELECT FROM WHERE",
+            "SELECT 1 WHERE EXISTS (SELECT FROM t)",
+            "SELECT",
+            "SELCT 1",
+            "SELECT 1 FROM",
+            "SELECT 1 2",
+            "EXPLAIN",
+            "SET a =",
+            "SELECT 1; SELECT 2",
+            "KILL 1",
+        ] {
             assert_eq!(read(sql).unwrap_err().kind(), Kind::Invalid, "{sql}");
         }
         let error = read("SELECT *\nFRM t").unwrap_err();
         assert_eq!((error.detail().line, error.detail().column), (2, 1), "{error}");
+        let error = read("SELECT *\n FROM -- x\n").unwrap_err();
+        assert_eq!((error.detail().line, error.detail().column), (2, 6), "{error}");
+    }
+
+    #[test]
+    fn comments_in_front_of_a_query_set() {
+        let settings = |sql: &str| read(sql).map(|parsed| parsed.settings);
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let both = [set("windlass.engine", "staged"), set("datafusion.execution.batch_size", "10")];
+        for sql in [
+            "/* windlass.engine = staged, datafusion.execution.batch_size = 10 */ SELECT 1",
+            "-- a report\n-- Windlass.engine='staged'\n/*+ datafusion.execution.batch_size = 10 */ EXPLAIN SELECT 1",
+        ] {
+            assert_eq!(settings(sql).unwrap(), both, "{sql}");
+        }
+        assert!(settings("/* monthly = yes */ SELECT 1 /* windlass.engine = local */").unwrap().is_empty());
+        assert_eq!(settings("EXPLAIN FORMAT JSON SELECT 1").unwrap(), [set(EXPLAIN_FORMAT, "pgjson")]);
+        for sql in
+            ["/* windlass.engine */ SELECT 1", "/* windlass.engine = local */ SET a.b = 1", "/* windlass.engine = local */ SHOW TABLES"]
+        {
+            assert_eq!(settings(sql).unwrap_err().kind(), Kind::Invalid, "{sql}");
+        }
     }
 
     #[test]

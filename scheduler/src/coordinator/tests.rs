@@ -30,6 +30,7 @@ impl Cluster for OneExecutor {
             state: "ACTIVE",
             heartbeat_age_ms: 5,
             version: "0".to_owned(),
+            memory_bytes: 0,
         }]
     }
 }
@@ -37,6 +38,7 @@ impl Cluster for OneExecutor {
 /// A coordinator whose engines are both local, with a session and a directory for files.
 struct Bench {
     coordinator: Arc<Coordinator>,
+    runtime: Arc<RuntimeEnv>,
     session: Arc<Session>,
     dir: tempfile::TempDir,
 }
@@ -60,10 +62,11 @@ async fn bench_with(limits: CoordinatorLimits) -> Bench {
     let warehouse = Url::from_directory_path(root.join("warehouse")).unwrap();
     let ddl = DdlExecutor::new(Arc::clone(&catalog), locations, Arc::clone(&runtime), warehouse, system::tables());
     let engine: Arc<dyn Engine> = Arc::new(LocalEngine::new(2, Arc::clone(&runtime)).unwrap());
-    let parts = Parts { catalog, ddl, local: Arc::clone(&engine), staged: engine, cluster: Arc::new(OneExecutor), runtime };
+    let (pipelined, staged) = (Arc::clone(&engine), Arc::clone(&engine));
+    let parts = Parts { catalog, ddl, local: engine, pipelined, staged, cluster: Arc::new(OneExecutor), runtime: Arc::clone(&runtime) };
     let coordinator = Coordinator::new(parts, limits);
     let session = coordinator.sessions().open("ada").unwrap();
-    Bench { coordinator, session, dir }
+    Bench { coordinator, runtime, session, dir }
 }
 
 impl Bench {
@@ -218,7 +221,7 @@ async fn names_views_and_pruning() {
     assert_eq!((error.detail().line, error.detail().column), (2, 3), "{error}");
 
     let plan = bench.text("EXPLAIN SELECT n FROM t WHERE dt = DATE '2024-01-02'").await;
-    for part in ["logical_plan", "engine", "local: its tables have", "scan", "1 of 2 partitions, 1 of 2 files"] {
+    for part in ["logical_plan", "engine", "local: it reads", "scan", "1 of 2 partitions, 1 of 2 files"] {
         assert!(plan.contains(part), "{part} in\n{plan}");
     }
     let plan = bench.text("EXPLAIN ANALYZE SELECT n FROM t").await;
@@ -237,6 +240,9 @@ async fn settings_are_set_shown_and_apply() {
     let shown = bench.run("SHOW windlass.engine", None).await.unwrap();
     assert_eq!(shown[0].column(1).as_string::<i32>().value(0), "staged");
     bench.text("RESET ALL").await;
+    let hinted = bench.text("/* windlass.engine = local */ EXPLAIN FORMAT TREE SELECT 1").await;
+    assert!(hinted.contains("local: 'windlass.engine' says so") && hinted.contains("┌──"), "{hinted}");
+    assert_eq!(bench.fails("/* windlass.engin = local */ SELECT 1").await.kind(), Kind::NotFound);
     assert_eq!(bench.session.get("windlass.engine").unwrap(), "auto");
     assert_eq!(bench.session.get("datafusion.execution.target_partitions").unwrap(), "2");
     assert_eq!(bench.fails("SET datafusion.runtime.memory_limit = '1G'").await.kind(), Kind::NotFound);
@@ -264,6 +270,48 @@ async fn updates_run_once_and_queries_are_recorded() {
     let listed = bench.text("SELECT state, user, query FROM system.runtime.queries ORDER BY created").await;
     assert!(listed.contains("FAILED") && listed.contains("ada") && listed.contains("CREATE DATABASE once"), "{listed}");
     assert_eq!(bench.number("SELECT CAST(slots AS BIGINT) FROM system.runtime.executors").await, 2);
+}
+
+#[tokio::test]
+async fn a_long_local_query_runs_until_it_is_read_cancelled_or_late() {
+    let bench = bench().await;
+    let start = async |sql: &str| {
+        let statement = bench.coordinator.prepare(&bench.session, sql).await.unwrap();
+        bench.coordinator.execute(&bench.session, &statement, None).await.unwrap()
+    };
+    let state = |query: &Query| query.record().state;
+    let small = start("SELECT value FROM generate_series(1, 1000)").await;
+    small.finished().await.unwrap();
+    for _ in 0..2 {
+        let batches: Vec<_> = small.rows().await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1000, "few rows can be read again");
+    }
+
+    let large = start("SELECT value FROM generate_series(1, 3000000)").await;
+    large.ready().await.unwrap();
+    assert_eq!((state(&large), large.progress().tasks_running), (QueryState::Running, 1));
+    let batches: Vec<_> = large.rows().await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 3_000_000);
+    large.finished().await.unwrap();
+    assert_eq!((state(&large), large.progress().tasks_done, large.record().rows_returned), (QueryState::Finished, 1, 3_000_000));
+    assert_eq!(large.rows().await.err().unwrap().kind(), Kind::NotFound);
+
+    let endless =
+        "SELECT sum(a.value * b.value) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b ON a.value % 7 = b.value % 7";
+    let query = start(endless).await;
+    query.cancel().await;
+    assert_eq!(state(&query), QueryState::Cancelled);
+    bench.text("SET windlass.query_timeout_s = 1").await;
+    let began = Instant::now();
+    for sql in [endless, "SELECT value FROM generate_series(1, 3000000)"] {
+        assert_eq!(start(sql).await.finished().await.unwrap_err().kind(), Kind::Timeout, "{sql}");
+    }
+    assert!(began.elapsed().as_secs() < 30);
+    small.close().await;
+    while bench.runtime.memory_pool.reserved() > 0 {
+        assert!(began.elapsed().as_secs() < 30, "a query that has ended still runs");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

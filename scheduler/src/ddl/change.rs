@@ -4,21 +4,25 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::resolve::resolve_table_references;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 use windlass_catalog::catalog::{
-    Contents, DEFAULT_DATABASE, DataFile, Database, NewPartition, NewTable, PartitionKey, TableChange, TableKind, TableMeta, ViewDefinition,
+    Contents, DEFAULT_DATABASE, Database, NewPartition, NewTable, Partition, PartitionKey, TableChange, TableKind, TableMeta,
+    ViewDefinition,
 };
 use windlass_catalog::ddl::statement::schema_of;
+use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{
-    Alteration, Column, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, PartitionValue,
-    QUERY_DEPTH_MAX, TableName,
+    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, PartitionValue,
+    PartitionValues, QUERY_DEPTH_MAX, TableName,
 };
 use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path};
 use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
+use windlass_engine::evolution::reads;
 
 use super::show::check_kind;
 use super::{Names, Outcome, PARTITIONS_MAX, already_exists, full_name, not_found, too_many_partitions};
@@ -100,7 +104,7 @@ impl Names<'_> {
                 let untyped = create.keys.as_ref().is_some_and(|wanted| wanted.len() > keys.len());
                 let infer = untyped || (declared.is_none() && create.keys.is_none());
                 let layout = if infer { Layout::Inferred } else { Layout::Keys(&keys) };
-                let discovery = self.discover(location.as_str(), layout, declared.as_ref(), true, &[]).await?;
+                let discovery = self.discover(location.as_str(), layout, declared.as_ref()).await?;
                 if let Some(wanted) = create.keys.as_ref().filter(|_| untyped) {
                     check_inferred(&discovery.keys, wanted.iter().map(|key| key.name.as_str()).collect(), &location)?;
                 }
@@ -228,7 +232,11 @@ impl Names<'_> {
             return if if_exists { Ok(absent(what, name)) } else { Err(not_found(what, name.to_string())) };
         };
         check_kind(&table, view)?;
-        self.catalog().drop_table(&table).await?;
+        match self.catalog().drop_table(&table).await {
+            // Another statement was faster.
+            Err(CatalogError::NotFound { .. }) if if_exists => return Ok(absent(what, name)),
+            done => done?,
+        }
         if table.kind == TableKind::Managed {
             self.delete_directory(&table.location).await;
         }
@@ -237,7 +245,10 @@ impl Names<'_> {
 
     pub(super) async fn alter(&self, name: &TableName, view: bool, alteration: &Alteration) -> Result<Outcome> {
         let table = self.table(name).await?;
-        let both = matches!(alteration, Alteration::Rename(_) | Alteration::SetProperties(_) | Alteration::UnsetProperties { .. });
+        let both = matches!(
+            alteration,
+            Alteration::Rename(_) | Alteration::Comment(_) | Alteration::SetProperties(_) | Alteration::UnsetProperties { .. }
+        );
         // Hive and Spark let ALTER TABLE rename views and change their properties.
         if !both || view {
             check_kind(&table, view)?;
@@ -264,6 +275,16 @@ impl Names<'_> {
                 self.change(&table, "UNSET TBLPROPERTIES", TableChange::Properties(properties)).await?;
             }
             Alteration::SetLocation(text) => self.set_location(table, text).await?,
+            Alteration::SetPartitionLocation { values, location } => self.move_partition(&table, values, location).await?,
+            Alteration::RenamePartition { from, to } => self.rename_partition(&table, from, to).await?,
+            Alteration::ChangeColumn(change) => {
+                let is_empty = self.catalog().totals(&table).await?.files == 0;
+                let schema = with_change(&table, change, is_empty)?;
+                self.change(&table, "CHANGE COLUMN", TableChange::Columns(schema)).await?;
+            }
+            Alteration::Comment(comment) => {
+                self.change(&table, "COMMENT", TableChange::Comment(comment.clone())).await?;
+            }
             Alteration::Query(query) => {
                 let columns = Vec::new();
                 let (comment, properties) = (table.comment.clone(), table.properties.clone());
@@ -307,36 +328,22 @@ impl Names<'_> {
         self.check_directory(&location).await?;
         if table.keys.is_empty() {
             // The directory is read first, so that a file that does not fit leaves the table as it was.
-            let discovery = self.discover(location.as_str(), Layout::Keys(&[]), Some(&table.schema), true, &[]).await?;
+            let new = self.read_partition(&table, Vec::new(), location.clone()).await?;
             let old = self.catalog().partitions(&table, &KeyPredicate::All, 1).await?.partitions;
-            let found = discovery.partitions.into_iter().flat_map(|found| found.files);
-            let files: Vec<_> = found.collect();
-            let contents = Contents {
-                remove_partitions: old.iter().map(|partition| partition.id).collect(),
-                add_partitions: vec![NewPartition { values: Vec::new(), location: location.to_string(), files }],
-                ..Contents::default()
-            };
-            table = self.commit(&table, "SET LOCATION", discovery.schema, contents).await?;
+            let remove_partitions = old.iter().map(|partition| partition.id).collect();
+            let contents = Contents { remove_partitions, add_partitions: vec![new], ..Contents::default() };
+            table = self.change(&table, "SET LOCATION", TableChange::Contents(contents)).await?;
         }
         self.change(&table, "SET LOCATION", TableChange::Location(location.into())).await?;
         Ok(())
     }
 
     async fn add_partitions(&self, table: &Arc<TableMeta>, specs: &[NewPartitionSpec], if_not_exists: bool) -> Result<Outcome> {
-        let mut schema = Arc::clone(&table.schema);
-        // The first files of a table say how columns are spelled.
-        let mut learn_spelling = self.catalog().totals(table).await?.files == 0;
         let mut contents = Contents::default();
         let mut seen = HashSet::new();
         for spec in specs {
             let values = partition_values(table, &spec.values)?;
-            let equal = values.iter().enumerate().map(|(key, value)| match value.is_null() {
-                true => KeyPredicate::IsNull(key),
-                false => KeyPredicate::Compare(key, Comparison::Equal, value.clone()),
-            });
-            let predicate = KeyPredicate::and(equal);
-            let same = self.catalog().partitions(table, &predicate, 1).await?.partitions;
-            if same.iter().any(|partition| predicate.evaluate(&partition.values)) || !seen.insert(values.clone()) {
+            if self.partition_with(table, &values).await?.is_some() || !seen.insert(values.clone()) {
                 if if_not_exists {
                     continue;
                 }
@@ -346,16 +353,65 @@ impl Names<'_> {
                 Some(text) => self.location(text)?,
                 None => self.location(&partition_location(table, &values)?)?,
             };
-            let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&schema), learn_spelling, &[]).await?;
-            schema = discovery.schema;
-            // A directory that is empty, or not made yet, is a partition without rows.
-            let files: Vec<_> = discovery.partitions.into_iter().flat_map(|found| found.files).collect();
-            learn_spelling &= files.is_empty();
-            contents.add_partitions.push(NewPartition { values, location: location.into(), files });
+            contents.add_partitions.push(self.read_partition(table, values, location).await?);
         }
         let added = contents.add_partitions.len();
-        self.commit(table, "ADD PARTITION", schema, contents).await?;
+        self.commit(table, "ADD PARTITION", contents).await?;
         Ok(Outcome::Done(Some(format!("{added} of {} partitions added", specs.len()))))
+    }
+
+    /// A partition, if it exists.
+    async fn partition_with(&self, table: &TableMeta, values: &[ScalarValue]) -> Result<Option<Partition>> {
+        let equal = values.iter().enumerate().map(|(key, value)| match value.is_null() {
+            true => KeyPredicate::IsNull(key),
+            false => KeyPredicate::Compare(key, Comparison::Equal, value.clone()),
+        });
+        Ok(self.catalog().partitions(table, &KeyPredicate::and(equal), 1).await?.partitions.pop())
+    }
+
+    /// The partition that `PARTITION (...)` names in full.
+    pub(super) async fn partition(&self, table: &TableMeta, values: &PartitionValues) -> Result<Partition> {
+        if table.keys.is_empty() {
+            return Err(Error::invalid(format!("table '{}' is not partitioned", full_name(table))));
+        }
+        let values = partition_values(table, values)?;
+        let found = self.partition_with(table, &values).await?;
+        found.ok_or_else(|| not_found("partition", keys::partition_name(&table.keys, &values)))
+    }
+
+    /// The partition takes the files that lie in its new location.
+    async fn move_partition(&self, table: &Arc<TableMeta>, values: &PartitionValues, location: &str) -> Result<()> {
+        if table.kind == TableKind::Managed {
+            return Err(Error::invalid(format!("table '{}' is managed: its partitions cannot be moved", full_name(table))));
+        }
+        let old = self.partition(table, values).await?;
+        let location = self.location(location)?;
+        self.check_directory(&location).await?;
+        let new = self.read_partition(table, old.values, location).await?;
+        self.replace_partition(table, "PARTITION SET LOCATION", old.id, new).await
+    }
+
+    /// Files stay where they are, as those of an external table do in Hive.
+    async fn rename_partition(&self, table: &Arc<TableMeta>, from: &PartitionValues, to: &PartitionValues) -> Result<()> {
+        let old = self.partition(table, from).await?;
+        let values = partition_values(table, to)?;
+        if self.partition_with(table, &values).await?.is_some() {
+            return Err(already_exists("partition", keys::partition_name(&table.keys, &values)));
+        }
+        let files = self.catalog().files(table, &[old.id]).await?.into_iter().map(|file| file.file).collect();
+        let new = NewPartition { values, location: old.location, files };
+        self.replace_partition(table, "PARTITION RENAME", old.id, new).await
+    }
+
+    async fn replace_partition(&self, table: &TableMeta, operation: &str, old: i64, new: NewPartition) -> Result<()> {
+        self.commit(table, operation, Contents { remove_partitions: vec![old], add_partitions: vec![new], ..Contents::default() }).await
+    }
+
+    /// A partition with the files that lie in its location. A directory that is empty, or not made yet, is a partition without rows.
+    async fn read_partition(&self, table: &TableMeta, values: Vec<ScalarValue>, location: Url) -> Result<NewPartition> {
+        let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&table.schema)).await?;
+        let files = discovery.partitions.into_iter().flat_map(|found| found.files).collect();
+        Ok(NewPartition { values, location: location.into(), files })
     }
 
     /// Forgets partitions; their files stay.
@@ -381,38 +437,32 @@ impl Names<'_> {
         }
         let removed = ids.len();
         let contents = Contents { remove_partitions: ids.into_iter().collect(), ..Contents::default() };
-        self.commit(table, "DROP PARTITION", Arc::clone(&table.schema), contents).await?;
+        self.commit(table, "DROP PARTITION", contents).await?;
         Ok(Outcome::Done(Some(format!("{removed} partitions dropped"))))
     }
 
-    /// Commits contents, after the columns if files taught them a spelling. Nothing to commit is fine.
-    pub(super) async fn commit(&self, table: &TableMeta, operation: &str, schema: SchemaRef, contents: Contents) -> Result<Arc<TableMeta>> {
-        let mut current = Arc::new(table.clone());
-        if schema != table.schema {
-            current = self.change(&current, operation, TableChange::Columns(schema)).await?;
-        }
+    /// Commits contents. Nothing to commit is fine.
+    pub(super) async fn commit(&self, table: &TableMeta, operation: &str, contents: Contents) -> Result<()> {
         let Contents { add_partitions, remove_partitions, add_files, remove_files } = &contents;
         if !(add_partitions.is_empty() && remove_partitions.is_empty() && add_files.is_empty() && remove_files.is_empty()) {
-            current = self.change(&current, operation, TableChange::Contents(contents)).await?;
+            self.change(table, operation, TableChange::Contents(contents)).await?;
         }
-        Ok(current)
+        Ok(())
     }
 
     async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
         Ok(self.catalog().change_table(table, operation, change).await?)
     }
 
+    /// Lists a location of which nothing is recorded, and reads the footers.
+    async fn discover(&self, location: &str, layout: Layout<'_>, schema: Option<&SchemaRef>) -> Result<Discovery> {
+        self.compare(Discover { location, layout, schema, partitions: &[], known: &[] }).await
+    }
+
     /// Lists a location and reads the footers that are not known.
-    pub(super) async fn discover(
-        &self,
-        location: &str,
-        layout: Layout<'_>,
-        schema: Option<&SchemaRef>,
-        learn_spelling: bool,
-        known: &[DataFile],
-    ) -> Result<Discovery> {
-        let store = self.store(&self.location(location)?)?;
-        Ok(discover::discover(Discover { location, layout, schema, learn_spelling, known }, store).await?)
+    pub(super) async fn compare(&self, request: Discover<'_>) -> Result<Discovery> {
+        let store = self.store(&self.location(request.location)?)?;
+        Ok(discover::discover(request, store).await?)
     }
 
     fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
@@ -510,8 +560,45 @@ fn with_columns(table: &TableMeta, columns: &[Column]) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(table.schema.fields().iter().map(Arc::clone).chain(new).collect::<Vec<_>>())))
 }
 
+/// The columns with one of them changed.
+///
+/// Files keep the columns they have: a type may only be widened, and names stay once there are files, since a file that has the old name
+/// would be read as NULL.
+fn with_change(table: &TableMeta, change: &ColumnChange, is_empty: bool) -> Result<SchemaRef> {
+    let name = &change.column;
+    if table.keys.iter().any(|key| key.name == *name) {
+        return Err(Error::unsupported(format!("column '{name}' is a partition key, which cannot be changed")));
+    }
+    let Some((index, field)) = table.schema.column_with_name(name) else { return Err(not_found("column", name.as_str())) };
+    let mut column = Column::from_field(field);
+    if let Some(new_name) = &change.name {
+        if table.full_schema().column_with_name(new_name).is_some() {
+            return Err(already_exists("column", new_name.clone()));
+        }
+        if !is_empty {
+            let message = format!("column '{name}' cannot be renamed: the files of table '{}' have it under this name", full_name(table));
+            return Err(Error::unsupported(message).with_hint("make a view that gives it the other name"));
+        }
+        column.name.clone_from(new_name);
+    }
+    if let Some(data_type) = &change.data_type {
+        if !is_empty && !reads(data_type, &column.data_type) {
+            let (old, new) = (type_name(&column.data_type), type_name(data_type));
+            let message = format!("column '{name}' cannot become {new}: files have {old}, which is not always one");
+            return Err(Error::unsupported(message).with_hint("make a view that casts it"));
+        }
+        column.data_type = data_type.clone();
+    }
+    if let Some(comment) = &change.comment {
+        column.comment.clone_from(comment);
+    }
+    let mut fields = table.schema.fields().to_vec();
+    fields[index] = Arc::new(column.to_field());
+    Ok(Arc::new(Schema::new(fields)))
+}
+
 /// A position and a typed value for a key of a table.
-fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, datafusion::common::ScalarValue)> {
+fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, ScalarValue)> {
     let Some(index) = table.keys.iter().position(|key| key.name == name) else {
         let known = table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
         return Err(not_found("partition key", name).with_hint(match table.keys.is_empty() {
@@ -542,7 +629,7 @@ pub(super) fn predicate(table: &TableMeta, conditions: &[Condition]) -> Result<K
 }
 
 /// One typed value per key, in the order of the keys.
-fn partition_values(table: &TableMeta, values: &[(String, PartitionValue)]) -> Result<Vec<datafusion::common::ScalarValue>> {
+fn partition_values(table: &TableMeta, values: &PartitionValues) -> Result<Vec<ScalarValue>> {
     let mut typed = vec![None; table.keys.len()];
     for (name, value) in values {
         let (index, value) = key_value(table, name, value)?;
@@ -555,7 +642,7 @@ fn partition_values(table: &TableMeta, values: &[(String, PartitionValue)]) -> R
 }
 
 /// Where a partition lies unless somebody said otherwise.
-pub(super) fn partition_location(table: &TableMeta, values: &[datafusion::common::ScalarValue]) -> Result<String> {
+pub(super) fn partition_location(table: &TableMeta, values: &[ScalarValue]) -> Result<String> {
     let name = keys::partition_name(&table.keys, values);
     let root = Url::parse(&table.location).map_err(|error| Error::internal(format!("location '{}' is no URL: {error}", table.location)))?;
     let directories: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use windlass_catalog::KeyPredicate;
 use windlass_catalog::catalog::{Contents, DataFile, NewPartition, Partition, TableKind, TableMeta};
 use windlass_catalog::ddl::{RepairMode, TableName};
-use windlass_catalog::discover::{FoundPartition, Layout, object_path};
+use windlass_catalog::discover::{Discover, FoundPartition, Layout, object_path};
 
 use super::change::partition_location;
 use super::show::check_kind;
@@ -37,12 +37,13 @@ impl Names<'_> {
         }
         let ids: Vec<_> = list.partitions.iter().map(|partition| partition.id).collect();
         let known = self.catalog().files(&table, &ids).await?;
-        let discovery = self.discover(&table.location, Layout::Keys(&table.keys), Some(&table.schema), known.is_empty(), &known).await?;
-        let schema = discovery.schema;
+        let (schema, partitions, known) = (Some(&table.schema), &list.partitions, &known);
+        let layout = Layout::Keys(&table.keys);
+        let discovery = self.compare(Discover { location: &table.location, layout, schema, partitions, known }).await?;
 
         let mut found: HashMap<_, _> = discovery.partitions.into_iter().map(|found| (found.values.clone(), found)).collect();
         let mut outsiders = Vec::new();
-        for partition in &list.partitions {
+        for partition in partitions {
             let path = object_path(&partition.location)?;
             // The catalog says where a partition lies; a directory of the same name elsewhere is not it.
             let is_there = |found: &FoundPartition| object_path(&found.location).is_ok_and(|found| found == path);
@@ -52,18 +53,15 @@ impl Names<'_> {
                 outsiders.push(partition.clone());
             }
         }
-        let look_at = |partition: Partition| {
-            let (schema, known) = (&schema, &known);
-            async move {
-                let layout = Layout::Partition(partition.values.clone());
-                self.discover(&partition.location, layout, Some(schema), false, known).await
-            }
+        let look_at = |partition: Partition| async move {
+            let layout = Layout::Partition(partition.values.clone());
+            self.compare(Discover { location: &partition.location, layout, schema, partitions: &[], known }).await
         };
         let looked_at: Vec<_> = stream::iter(outsiders).map(look_at).buffer_unordered(OUTSIDERS_AT_ONCE).try_collect().await?;
         found.extend(looked_at.into_iter().flat_map(|discovery| discovery.partitions).map(|found| (found.values.clone(), found)));
 
-        let (contents, counts) = difference(&table, mode, &list.partitions, &known, found.into_values().collect());
-        self.commit(&table, "MSCK REPAIR TABLE", schema, contents).await?;
+        let (contents, counts) = difference(&table, mode, partitions, known, found.into_values().collect());
+        self.commit(&table, "MSCK REPAIR TABLE", contents).await?;
         Ok(counts.map(|count| count.to_string()))
     }
 }

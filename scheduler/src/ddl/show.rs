@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::DateTime;
 use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta};
 use windlass_catalog::ddl::types::type_name;
-use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, Pattern, TableName};
+use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, PartitionValues, Pattern, TableName};
 
 use super::{Names, PARTITIONS_MAX, Row, not_found, too_many_partitions};
 use crate::error::{Error, Result};
@@ -26,6 +26,15 @@ impl Names<'_> {
             DdlStatement::ShowColumns(table) => self.columns(table).await,
             DdlStatement::Describe { table, extended: false } => self.columns(table).await,
             DdlStatement::Describe { table, extended: true } => self.describe_extended(table).await,
+            DdlStatement::DescribePartition { table, values } => self.describe_partition(table, values).await,
+            DdlStatement::ShowProperties { table, name } => {
+                let properties = self.table(table).await?.properties.clone();
+                if let Some(name) = name.as_ref().filter(|name| !properties.contains_key(*name)) {
+                    return Err(not_found("property", name.as_str()));
+                }
+                let shown = properties.into_iter().filter(|(property, _)| name.as_ref().is_none_or(|name| name == property));
+                Ok(shown.map(|(property, value)| vec![Some(property), Some(value)]).collect())
+            }
             DdlStatement::ShowPartitions { table, conditions } => self.show_partitions(table, conditions).await,
             DdlStatement::ShowCreate(table) => {
                 let table = self.table(table).await?;
@@ -123,6 +132,21 @@ impl Names<'_> {
         fact("version", table.version.to_string());
         fact("created", DateTime::from_timestamp_millis(table.created_ms).map_or_else(String::new, |time| time.to_rfc3339()));
         table.properties.iter().for_each(|(name, value)| fact(&format!("property {name}"), value.clone()));
+        Ok(rows)
+    }
+
+    /// The columns, an empty line, then a line per fact.
+    async fn describe_partition(&self, name: &TableName, values: &PartitionValues) -> Result<Vec<Row>> {
+        let table = self.table(name).await?;
+        let partition = self.partition(&table, values).await?;
+        let mut rows = self.columns(name).await?;
+        let mut fact = |name: &str, value: String| rows.push(vec![Some(name.to_owned()), Some(value), None, None]);
+        fact("", String::new());
+        fact("# partition", partition.name);
+        fact("location", partition.location);
+        fact("files", partition.files.to_string());
+        fact("bytes", partition.bytes.to_string());
+        fact("rows", partition.rows.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string()));
         Ok(rows)
     }
 

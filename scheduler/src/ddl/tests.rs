@@ -275,6 +275,83 @@ async fn a_new_location_brings_its_files() {
 }
 
 #[tokio::test]
+async fn partitions_are_moved_and_renamed() {
+    let f = Fixture::new().await;
+    f.write("t/k=a/1.parquet", &[1]);
+    f.write("t/k=b/1.parquet", &[1, 2]);
+    f.write("t/elsewhere/1.parquet", &[1, 2, 3]);
+    f.run("CREATE EXTERNAL TABLE t (a bigint) PARTITIONED BY (k string) LOCATION 'LAKE/t'").await;
+    f.run("ALTER TABLE t ADD PARTITION (k = 'a') PARTITION (k = 'b')").await;
+    f.run("ALTER TABLE t PARTITION (k = 'a') SET LOCATION 'LAKE/t/elsewhere'").await;
+    f.run("ALTER TABLE t PARTITION (k = 'b') RENAME TO PARTITION (k = NULL)").await;
+    let null = "k=__HIVE_DEFAULT_PARTITION__|file://LAKE/t/k=b/|1";
+    let shown = f.rows("SHOW PARTITIONS t").await;
+    assert!(shown[0].starts_with(null) && shown[1].starts_with("k=a|file://LAKE/t/elsewhere/|1") && shown[1].ends_with("|3"), "{shown:?}");
+    let described = f.rows("DESCRIBE t PARTITION (k = 'a')").await;
+    for fact in ["a|bigint|NULL|NULL", "location|file://LAKE/t/elsewhere/|NULL|NULL", "rows|3|NULL|NULL"] {
+        assert!(described.iter().any(|row| row == fact), "{fact} is not in {described:?}");
+    }
+    // Directories that belong to a partition are no others' and no mistake, whatever they are called.
+    assert_eq!(f.rows("MSCK REPAIR TABLE t SYNC PARTITIONS").await, ["0|0|0|0"]);
+    f.write("t/k=b/2.parquet", &[3]);
+    f.write("t/elsewhere/2.parquet", &[4]);
+    std::fs::remove_file(f.path("t/elsewhere/1.parquet")).unwrap();
+    assert_eq!(f.rows("MSCK REPAIR TABLE t").await, ["0|0|2|1"]);
+    // Two partitions may share a directory.
+    f.run("ALTER TABLE t ADD PARTITION (k = 'b') LOCATION 'LAKE/t/k=b'").await;
+    assert_eq!(f.rows("MSCK REPAIR TABLE t SYNC PARTITIONS").await, ["0|0|0|0"]);
+    for (sql, text) in [
+        ("ALTER TABLE t PARTITION (k = 'z') SET LOCATION 'LAKE/t'", "'k=z' does not exist"),
+        ("ALTER TABLE t PARTITION (k = 'a') RENAME TO PARTITION (k = 'b')", "'k=b' already exists"),
+        ("ALTER TABLE t PARTITION (k = 'a') SET LOCATION '/etc'", "/etc"),
+        ("DESCRIBE t PARTITION (j = 1)", "partition key 'j'"),
+    ] {
+        let error = f.error(sql).await.to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn statements_on_one_table_do_not_hinder_each_other() {
+    let f = Fixture::new().await;
+    f.run("CREATE EXTERNAL TABLE t (a bigint) PARTITIONED BY (k int) LOCATION 'LAKE/t'").await;
+    let adds: Vec<_> = (0..8).map(|k| format!("ALTER TABLE t ADD PARTITION (k = {k})")).collect();
+    futures::future::join_all(adds.iter().map(|sql| f.run(sql))).await;
+    assert_eq!(f.names("SHOW PARTITIONS t").await.len(), 8);
+    let drops = futures::future::join_all((0..4).map(|_| f.run("DROP TABLE IF EXISTS t")));
+    drops.await;
+}
+
+#[tokio::test]
+async fn columns_change_as_far_as_files_allow() {
+    let f = Fixture::new().await;
+    f.write("t/1.parquet", &[1]);
+    f.run("CREATE EXTERNAL TABLE t (a bigint COMMENT 'old') LOCATION 'LAKE/t'").await;
+    f.run("ALTER TABLE t CHANGE COLUMN a a bigint COMMENT 'new'").await;
+    assert_eq!(f.rows("DESCRIBE t").await, ["a|bigint|NULL|new"]);
+    f.run("COMMENT ON COLUMN t.a IS NULL").await;
+    assert_eq!(f.rows("DESCRIBE t").await, ["a|bigint|NULL|NULL"]);
+    f.run("COMMENT ON TABLE t IS 'numbers'").await;
+    assert!(f.rows("DESCRIBE EXTENDED t").await.contains(&"comment|numbers|NULL|NULL".to_owned()));
+    for (sql, text) in [
+        ("ALTER TABLE t CHANGE a b bigint", "cannot be renamed"),
+        ("ALTER TABLE t ALTER COLUMN a TYPE int", "cannot become int: files have bigint"),
+        ("ALTER TABLE t CHANGE COLUMN z z int", "column 'z' does not exist"),
+    ] {
+        let error = f.error(sql).await.to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    f.run("CREATE EXTERNAL TABLE empty (a int, b int) PARTITIONED BY (k int) LOCATION 'LAKE/none'").await;
+    f.run("ALTER TABLE empty RENAME COLUMN a TO c").await;
+    f.run("ALTER TABLE empty CHANGE b b string").await;
+    assert_eq!(f.rows("DESCRIBE empty").await, ["c|int|NULL|NULL", "b|string|NULL|NULL", "k|int|partition key|NULL"]);
+    assert_eq!(f.error("ALTER TABLE empty RENAME COLUMN c TO k").await.kind(), Kind::AlreadyExists);
+    f.run("ALTER TABLE t SET TBLPROPERTIES ('x.y' = '1', 'z' = '2')").await;
+    assert_eq!(f.rows("SHOW TBLPROPERTIES t").await, ["x.y|1", "z|2"]);
+    assert_eq!(f.rows("SHOW TBLPROPERTIES t ('z')").await, ["z|2"]);
+}
+
+#[tokio::test]
 async fn views() {
     let f = Fixture::new().await;
     f.run("CREATE VIEW v (x COMMENT 'one', y) COMMENT 'c' AS SELECT 1 AS x, 'a' AS b").await;

@@ -1,45 +1,32 @@
 //! Runs queries inside the scheduler: constants, system tables, metadata and scans too small to send anywhere.
 //!
-//! On threads and memory of its own, so that such a query never delays the front door or the staged engine.
+//! On threads and memory of its own, so that such a query never delays the front door or the staged engine. Rows are produced at once, up
+//! to a limit, so that most queries end by themselves, whoever reads them.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::RecordBatch;
-use datafusion::datasource::source_as_provider;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
-use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
-use futures::StreamExt;
-use parking_lot::Mutex;
-use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use windlass_catalog::provider::HiveTable;
-use windlass_engine::named_files::name_files_in_errors;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::{FutureExt, StreamExt};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Instrument, Span};
+use windlass_engine::named_files::prepare_scans;
 use windlass_proto::{Kind, Progress};
 
-use super::rows::produced;
+use super::buffer::{Buffer, Writer};
 use super::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
+use crate::explain::physical_text;
 use crate::schema::to_client;
 
-/// Whether a plan, subqueries included, reads files of the catalog.
-pub fn reads_files(plan: &LogicalPlan) -> Result<bool> {
-    let mut found = false;
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            found |= source_as_provider(&scan.source)?.downcast_ref::<HiveTable>().is_some();
-        }
-        Ok(match found {
-            true => datafusion::common::tree_node::TreeNodeRecursion::Stop,
-            false => datafusion::common::tree_node::TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok(found)
-}
+/// Bytes of rows that a query may be ahead of its readers, as much as the staged engine holds of a result.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The engine inside the scheduler.
 #[derive(Debug)]
@@ -78,22 +65,19 @@ impl Engine for LocalEngine {
     }
 
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
-        let threads = self.threads.as_ref().expect("threads are there until the drop").handle().clone();
-        let plan = physical_plan(&query).await?;
-        Ok(Arc::new(LocalRun {
-            runtime: Arc::clone(&self.runtime),
-            threads,
-            unread: Mutex::new(Some(Arc::clone(&plan))),
-            latest: Mutex::new(plan),
-            query,
-            cancel: CancellationToken::new(),
-            close: CancellationToken::new(),
-        }))
+        let plan = prepare_scans(physical_plan(&query).await?)?;
+        let (rows, writer) = Buffer::new(Arc::clone(&query.schema), HELD_BYTES_MAX, &self.runtime.memory_pool);
+        let context = TaskContext::from(&query.context.state()).with_runtime(Arc::clone(&self.runtime));
+        let cancel = CancellationToken::new();
+        let producing = produce(Arc::clone(&plan), Arc::new(context), writer, cancel.clone());
+        self.threads.as_ref().expect("threads are there until the drop").spawn(producing.instrument(Span::current()));
+        Ok(Arc::new(LocalRun { plan, rows, cancel: cancel.clone(), _cancels: cancel.drop_guard() }))
     }
 
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
         let plan = physical_plan(&query).await?;
-        Ok(vec![("physical_plan".to_owned(), displayable(plan.as_ref()).indent(false).to_string())])
+        let state = query.context.state();
+        Ok(vec![("physical_plan".to_owned(), physical_text(plan.as_ref(), &state.config_options().explain))])
     }
 }
 
@@ -102,67 +86,56 @@ async fn physical_plan(query: &PlannedQuery) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(state.query_planner().create_physical_plan(&query.plan, &state).await?)
 }
 
-/// Rows are produced while they are read, so a run is finished as soon as it is started.
+async fn produce(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>, writer: Writer, cancel: CancellationToken) {
+    let rows = async {
+        let mut stream = execute_stream(plan, context)?;
+        while let Some(batch) = stream.next().await {
+            writer.push(to_client(&batch?, writer.schema())?).await;
+        }
+        Ok(())
+    };
+    let outcome = cancel.run_until_cancelled(rows).await;
+    writer.end(outcome.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the query was cancelled"))));
+}
+
 struct LocalRun {
-    query: PlannedQuery,
-    threads: Handle,
-    runtime: Arc<RuntimeEnv>,
-    /// The plan made at the start, until it is run: a physical plan runs once.
-    unread: Mutex<Option<Arc<dyn ExecutionPlan>>>,
-    /// The plan that was run last, for its metrics.
-    latest: Mutex<Arc<dyn ExecutionPlan>>,
+    plan: Arc<dyn ExecutionPlan>,
+    rows: Arc<Buffer>,
     cancel: CancellationToken,
-    close: CancellationToken,
+    _cancels: DropGuard,
 }
 
 #[async_trait]
 impl Run for LocalRun {
     fn progress(&self) -> Progress {
-        let rows = self.latest.lock().metrics().and_then(|metrics| metrics.output_rows()).unwrap_or(0);
-        Progress { stages_total: 1, tasks_total: 1, rows_read: rows as u64, ..Progress::default() }
+        let (mut rows_read, mut bytes_read) = (0, 0);
+        // The visitor does not fail.
+        let _infallible = self.plan.apply(|node| {
+            if let Some(metrics) = node.downcast_ref::<DataSourceExec>().and_then(DataSourceExec::metrics) {
+                rows_read += metrics.output_rows().unwrap_or(0) as u64;
+                bytes_read += metrics.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize() as u64);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        let done = u32::from(self.rows.ended().now_or_never().is_some());
+        let (stages_done, tasks_done, tasks_running) = (done, done, 1 - done);
+        Progress { stages_total: 1, stages_done, tasks_total: 1, tasks_done, tasks_running, rows_read, bytes_read, ..Progress::default() }
     }
 
     async fn finished(&self) -> Result<()> {
-        match self.cancel.is_cancelled() {
-            true => Err(cancelled()),
-            false => Ok(()),
-        }
+        self.rows.ended().await
+    }
+
+    async fn full(&self) {
+        self.rows.full().await;
     }
 
     async fn rows(&self) -> Result<SendableRecordBatchStream> {
-        self.finished().await?;
-        if self.close.is_cancelled() {
-            return Err(Error::new(Kind::NotFound, "the query is closed"));
-        }
-        let unread = self.unread.lock().take();
-        let plan = match unread {
-            Some(plan) => plan,
-            None => physical_plan(&self.query).await?,
-        };
-        *self.latest.lock() = Arc::clone(&plan);
-        let context = TaskContext::from(&self.query.context.state()).with_runtime(Arc::clone(&self.runtime));
-        let (schema, cancel, close) = (Arc::clone(&self.query.schema), self.cancel.clone(), self.close.clone());
-        Ok(produced(Arc::clone(&schema), &self.threads, async move |rows: mpsc::Sender<RecordBatch>| {
-            let run = async {
-                let mut stream = execute_stream(name_files_in_errors(plan)?, Arc::new(context))?;
-                while let Some(batch) = stream.next().await {
-                    if rows.send(to_client(&batch?, &schema)?).await.is_err() {
-                        break;
-                    }
-                }
-                Ok(())
-            };
-            tokio::select! {
-                () = cancel.cancelled() => Err(cancelled()),
-                () = close.cancelled() => Err(cancelled()),
-                result = run => result,
-            }
-        }))
+        self.rows.read()
     }
 
     async fn analysis(&self) -> Result<Option<String>> {
-        let plan = Arc::clone(&self.latest.lock());
-        Ok(Some(DisplayableExecutionPlan::with_metrics(plan.as_ref()).indent(false).to_string()))
+        Ok(Some(DisplayableExecutionPlan::with_metrics(self.plan.as_ref()).indent(false).to_string()))
     }
 
     async fn cancel(&self) {
@@ -170,10 +143,7 @@ impl Run for LocalRun {
     }
 
     async fn close(&self) {
-        self.close.cancel();
+        self.cancel.cancel();
+        self.rows.close();
     }
-}
-
-fn cancelled() -> Error {
-    Error::new(Kind::Cancelled, "the query was cancelled")
 }

@@ -1,7 +1,6 @@
 //! Statements: from a command to a running query, to its description, to its rows.
 
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use arrow_flight::decode::FlightRecordBatchStream;
@@ -52,7 +51,8 @@ impl FlightFrontend {
         }
     }
 
-    /// `PollFlightInfo`: as `GetFlightInfo`, but the endpoint comes when the query has ended; until then the answer says how far it is.
+    /// `PollFlightInfo`: as `GetFlightInfo`, but the endpoint comes when there are rows to read; until then the answer says how far
+    /// it is.
     pub(super) async fn poll(&self, session: Arc<Session>, descriptor: FlightDescriptor) -> Result<PollInfo> {
         let command = command(&descriptor.cmd)?;
         let started = match &command {
@@ -60,7 +60,7 @@ impl FlightFrontend {
             command => self.start(&session, command).await?,
         };
         let Some(query) = started else { return Ok(PollInfo::new().with_info(metadata_info(&command, descriptor)?)) };
-        let ended = tokio::time::timeout(POLL_WAIT, query.finished()).await;
+        let ended = tokio::time::timeout(POLL_WAIT, query.ready()).await;
         let fraction = query.progress().fraction();
         let mut info = self.query_info(&query, descriptor)?;
         let poll = match ended {
@@ -96,8 +96,10 @@ impl FlightFrontend {
             command => self.start(&session, command).await?,
         };
         if let Some(query) = started {
-            let linger = Duration::from_secs(self.options.linger_seconds);
-            return Ok(messages(columns::of_result(&query.schema()), query_rows(query, linger)));
+            query.keep_after_reading(Duration::from_secs(self.options.linger_seconds));
+            let schema = columns::of_result(&query.schema());
+            let rows = async move { Ok::<_, Error>(query.rows().await?.map_err(Error::from)) };
+            return Ok(messages(schema, stream::once(rows).try_flatten().boxed()));
         }
         let batch = self.metadata(&session, &command).await?;
         Ok(messages(batch.schema(), stream::iter([Ok(batch)]).boxed()))
@@ -141,10 +143,7 @@ impl FlightFrontend {
     /// The query that a command starts; none for metadata commands. Updates have run, once, when this returns.
     async fn start(&self, session: &Arc<Session>, command: &Command) -> Result<Option<Arc<Query>>> {
         match command {
-            Command::CommandStatementQuery(query) => {
-                let statement = self.coordinator.prepare(session, &query.query).await?;
-                self.coordinator.execute(session, &statement, None).await.map(Some)
-            }
+            Command::CommandStatementQuery(query) => self.coordinator.submit(session, &query.query).await.map(Some),
             Command::CommandPreparedStatementQuery(query) => {
                 let prepared = self.prepared.get(session, &query.prepared_statement_handle)?;
                 self.coordinator.execute(&prepared.session, &prepared.statement, prepared.parameters.as_ref()).await.map(Some)
@@ -156,7 +155,8 @@ impl FlightFrontend {
     async fn update(&self, session: &Arc<Session>, statement: &Arc<Statement>, parameters: Option<&RecordBatch>) -> Result<Bytes> {
         let query = self.coordinator.execute(session, statement, parameters).await?;
         if statement.kind() == StatementKind::Query {
-            query.finished().await?;
+            let mut unwanted = query.rows().await?;
+            while unwanted.try_next().await?.is_some() {}
         }
         query.close().await;
         let result = DoPutUpdateResult { record_count: query.affected_rows().unwrap_or(-1) };
@@ -197,26 +197,6 @@ impl FlightFrontend {
             _ => Ok(None),
         }
     }
-}
-
-/// The rows of a query, which is closed a while after they were read to their end. Dropping them earlier cancels it: so arrives a cancel
-/// of gRPC.
-fn query_rows(query: Arc<Query>, linger: Duration) -> BoxStream<'static, Result<RecordBatch>> {
-    let rows = async move {
-        let rows = query.rows().await?.map_err(Error::from);
-        let mut read = Some(query);
-        let end = stream::poll_fn(move |_| {
-            if let Some(query) = read.take() {
-                tokio::spawn(async move {
-                    tokio::time::sleep(linger).await;
-                    query.close().await;
-                });
-            }
-            Poll::Ready(None)
-        });
-        Ok::<_, Error>(rows.chain(end))
-    };
-    stream::once(rows).try_flatten().boxed()
 }
 
 /// Reads a stream to its end, since some clients fail if the answer comes before they have sent all.

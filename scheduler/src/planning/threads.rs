@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -11,10 +12,11 @@ use tracing::{Instrument, Span};
 use windlass_proto::Kind;
 
 use super::PlanningLimits;
+use crate::engines::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 
 /// A bounded number of threads with large stacks, each made for one statement: that costs microseconds, and an idle stack nothing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Threads {
     places: Arc<Semaphore>,
     stack_bytes: usize,
@@ -59,6 +61,36 @@ impl Threads {
                 .with_hint("make the statement simpler"))
         };
         tokio::time::timeout(self.timeout, planned).await.unwrap_or_else(|_| late())
+    }
+}
+
+/// An engine that makes its physical plans on these threads.
+#[derive(Debug)]
+pub(super) struct OnThreads {
+    engine: Arc<dyn Engine>,
+    threads: Threads,
+}
+
+impl OnThreads {
+    pub(super) fn new(engine: Arc<dyn Engine>, threads: Threads) -> Self {
+        Self { engine, threads }
+    }
+}
+
+#[async_trait]
+impl Engine for OnThreads {
+    fn name(&self) -> &'static str {
+        self.engine.name()
+    }
+
+    async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
+        let engine = Arc::clone(&self.engine);
+        self.threads.run(async move { engine.start(query).await }).await
+    }
+
+    async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
+        let engine = Arc::clone(&self.engine);
+        self.threads.run(async move { engine.explain(query).await }).await
     }
 }
 

@@ -29,10 +29,10 @@ impl Admissions {
         Self { local: gate(limits.local_running_max), staged: gate(limits.staged_running_max) }
     }
 
-    /// The gate of an engine; statements that need none share the local one.
+    /// The gate of an engine; those on the executors share one, and so do the local one and statements that need none.
     pub fn of(&self, engine: &str) -> Arc<Admission> {
         match engine {
-            "staged" => Arc::clone(&self.staged),
+            "pipelined" | "staged" => Arc::clone(&self.staged),
             _ => Arc::clone(&self.local),
         }
     }

@@ -9,10 +9,12 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{TryStreamExt, stream};
 use tokio::sync::OnceCell;
+use windlass_catalog::scan::ScanReports;
 use windlass_proto::Progress;
 
 use crate::engines::Run;
 use crate::error::Result;
+use crate::explain::scan_rows;
 
 /// Rows that are there already.
 pub struct Rows(pub RecordBatch);
@@ -44,19 +46,33 @@ impl Run for Rows {
 /// A run that is watched instead of read: its rows are its analysis.
 pub struct Analyzed {
     run: Arc<dyn Run>,
-    drained: OnceCell<()>,
+    engine: (String, String),
+    reports: Arc<ScanReports>,
+    rows: OnceCell<RecordBatch>,
 }
 
 impl Analyzed {
-    /// Watches `run`.
-    pub fn new(run: Arc<dyn Run>) -> Self {
-        Self { run, drained: OnceCell::new() }
+    /// Watches `run`, and shows its `engine` row and what its scans reported.
+    pub fn new(run: Arc<dyn Run>, engine: (String, String), reports: Arc<ScanReports>) -> Self {
+        Self { run, engine, reports, rows: OnceCell::new() }
     }
 
-    async fn drain(&self) -> Result<()> {
-        let mut rows = self.run.rows().await?;
-        while rows.try_next().await?.is_some() {}
-        Ok(())
+    async fn watch(&self) -> Result<RecordBatch> {
+        tokio::select! {
+            outcome = self.run.finished() => outcome?,
+            () = self.run.full() => {}
+        }
+        // An engine that streams ends when its rows are read.
+        let mut unwanted = self.run.rows().await?;
+        while unwanted.try_next().await?.is_some() {}
+        let analysis = self.run.analysis().await?.unwrap_or_else(|| "this engine keeps no measurements".to_owned());
+        let (kind, mut engine) = self.engine.clone();
+        let ran_on = self.run.progress().engine;
+        if !ran_on.is_empty() {
+            engine = format!("{engine}; it ran {ran_on}");
+        }
+        let rows = [(kind, engine), ("analysis".to_owned(), analysis)].into_iter().chain(scan_rows(&self.reports));
+        plan_rows(&rows.collect::<Vec<_>>())
     }
 }
 
@@ -67,15 +83,11 @@ impl Run for Analyzed {
     }
 
     async fn finished(&self) -> Result<()> {
-        self.run.finished().await?;
-        // Some engines work only while they are read.
-        self.drained.get_or_try_init(|| self.drain()).await.copied()
+        self.rows.get_or_try_init(|| self.watch()).await.map(drop)
     }
 
     async fn rows(&self) -> Result<SendableRecordBatchStream> {
-        self.finished().await?;
-        let analysis = self.run.analysis().await?.unwrap_or_else(|| "this engine keeps no measurements".to_owned());
-        Rows(plan_rows(&[("analysis".to_owned(), analysis)])?).rows().await
+        Rows(self.rows.get_or_try_init(|| self.watch()).await?.clone()).rows().await
     }
 
     async fn analysis(&self) -> Result<Option<String>> {

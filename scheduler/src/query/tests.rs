@@ -5,7 +5,18 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::engines::{Cluster, ExecutorInfo};
 use crate::schema::client_schema;
+use crate::session::{SessionLimits, Sessions};
+
+#[derive(Debug)]
+struct NoExecutors;
+
+impl Cluster for NoExecutors {
+    fn executors(&self) -> Vec<ExecutorInfo> {
+        Vec::new()
+    }
+}
 
 /// Finishes a run for each permit, and counts what was stopped.
 #[derive(Debug)]
@@ -80,7 +91,7 @@ impl Bench {
         let schema = client_schema(&batch().schema());
         let head = QueryHead {
             id: new_query_id(),
-            user: "ada".to_owned(),
+            session: Sessions::new(SessionLimits::default(), Arc::new(NoExecutors)).open("ada").unwrap(),
             label: "SELECT".to_owned(),
             schema: Arc::clone(&schema),
             engine: "staged",
@@ -93,7 +104,7 @@ impl Bench {
             schema,
         };
         let engine = Arc::new(Gated { gate: Arc::clone(&self.gate), stopped: Arc::clone(&self.stopped) });
-        self.queries.launch(head, Work::Plans { engine, plans: vec![plan; runs], present: |run| run, timeout }).await
+        self.queries.launch(head, Work::Plans { engine, plans: vec![plan; runs], present: Box::new(|run| run), timeout }).await
     }
 
     fn stopped(&self) -> usize {
@@ -163,6 +174,29 @@ async fn what_nobody_waits_for_is_stopped() {
 }
 
 #[tokio::test]
+async fn rows_that_were_read_go_soon_unless_somebody_reads() {
+    let bench = bench(QueryLimits::default());
+    bench.gate.add_permits(1);
+    let query = bench.launch(1, None).await.unwrap();
+    query.keep_after_reading(Duration::from_secs(10));
+    query.finished().await.unwrap();
+    let released_after = async |seconds| {
+        bench.queries.sweep(Instant::now() + Duration::from_secs(seconds)).await;
+        query.status.borrow().released
+    };
+    assert!(!query.is_over(), "nobody has come for the rows");
+    assert!(!released_after(11).await);
+    let mut slow = query.rows().await.unwrap();
+    query.rows().await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    assert!(!released_after(11).await, "another reader is left");
+    assert!(slow.try_next().await.unwrap().is_some() && slow.try_next().await.unwrap().is_none());
+    drop(slow);
+    assert!(!released_after(9).await);
+    assert!(query.is_over());
+    assert!(released_after(11).await);
+}
+
+#[tokio::test]
 async fn records_are_bounded_and_shutdown_ends_all() {
     let bench = bench(QueryLimits { records_max: 3, ..QueryLimits::default() });
     bench.gate.add_permits(5);
@@ -171,7 +205,7 @@ async fn records_are_bounded_and_shutdown_ends_all() {
     }
     assert_eq!(bench.queries.records().len(), 3);
     let running = bench.launch(1, None).await.unwrap();
-    bench.queries.shut_down(Duration::ZERO).await;
-    assert_eq!(running.finished().await.unwrap_err().kind(), Kind::Cancelled);
+    assert!(bench.queries.shut_down().await);
+    assert_eq!(running.finished().await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(bench.launch(1, None).await.unwrap_err().kind(), Kind::Unavailable);
 }
