@@ -18,6 +18,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a cluster on this machine and print where it listens
+    ///
+    /// An executor that ends is started again. When the scheduler ends, so does this, with its exit code.
     Up(up::ClusterOptions),
     /// Run statements, or open a shell
     Sql(Box<sql::Options>),

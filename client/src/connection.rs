@@ -32,6 +32,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const SYSTEM_CERTIFICATES: [&str; 4] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"];
 
+/// How a certificate in a PEM file begins. TLS itself does not mind a file without any, and then trusts nobody.
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// Who we are and whom we trust.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
@@ -55,17 +58,18 @@ impl Connection {
     ///
     /// Errors: `Usage` for a URI of another form, `Connection` for everything that happens after.
     pub async fn connect(uri: &str, credentials: Credentials) -> Result<Self> {
+        let anonymous = credentials.login.is_none();
         let channel = endpoint(uri, credentials.tls_ca)?.connect().await.map_err(|error| {
             let mut cause: &dyn std::error::Error = &error;
             while let Some(next) = cause.source() {
                 cause = next;
             }
-            Error::Connection { uri: uri.to_string(), cause: cause.to_string() }
+            Error::connection(uri, cause.to_string()).advised(anonymous)
         })?;
         let client =
             FlightServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut connection = Self { uri: uri.into(), client, token: Arc::default() };
-        connection.handshake(credentials.login).await?;
+        connection.handshake(credentials.login).await.map_err(|error| error.advised(anonymous))?;
         Ok(connection)
     }
 
@@ -136,6 +140,20 @@ impl Connection {
     }
 }
 
+/// Takes the user out of `grpc+tls://user@host:port`: the address without it, and the user.
+///
+/// Errors: `Usage` if there is a password, too: whoever lists the machine's processes would read it.
+pub fn split_user(uri: &str) -> Result<(String, Option<String>)> {
+    let Some((scheme, rest)) = uri.split_once("://") else { return Ok((uri.to_string(), None)) };
+    match rest.rsplit_once('@') {
+        None => Ok((uri.to_string(), None)),
+        Some((login, _)) if login.contains(':') => Err(Error::Usage(
+            "an address is no place for a password, others can read it; it is asked for, or taken from WINDLASS_PASSWORD".into(),
+        )),
+        Some((user, address)) => Ok((format!("{scheme}://{address}"), Some(user.to_string()).filter(|user| !user.is_empty()))),
+    }
+}
+
 fn endpoint(uri: &str, tls_ca: Option<PathBuf>) -> Result<Endpoint> {
     let usage = |problem: &str| Error::Usage(format!("'{uri}' {problem}; expected grpc://host:port or grpc+tls://host:port"));
     let (scheme, rest) = uri.split_once("://").ok_or_else(|| usage("has no scheme"))?;
@@ -144,6 +162,9 @@ fn endpoint(uri: &str, tls_ca: Option<PathBuf>) -> Result<Endpoint> {
         "grpc+tls" => true,
         _ => return Err(usage("has an unknown scheme")),
     };
+    if rest.contains('@') {
+        return Err(usage("names a user, who belongs in the credentials"));
+    }
     let http = format!("{}://{}", if tls { "https" } else { "http" }, rest.trim_end_matches('/'));
     let mut endpoint = Endpoint::from_shared(http).map_err(|_| usage("is not a valid address"))?;
     if endpoint.uri().port().is_none() {
@@ -167,7 +188,11 @@ fn endpoint(uri: &str, tls_ca: Option<PathBuf>) -> Result<Endpoint> {
 fn authorities(file: Option<PathBuf>) -> Result<Vec<u8>> {
     let path = file.or_else(|| SYSTEM_CERTIFICATES.iter().map(PathBuf::from).find(|path| path.exists()));
     let path = path.ok_or_else(|| Error::Usage("no trusted certificates found on this system; name a PEM file with --tls-ca".into()))?;
-    std::fs::read(&path).map_err(Error::io(format!("read certificates '{}'", path.display())))
+    let pem = std::fs::read(&path).map_err(Error::io(format!("read certificates '{}'", path.display())))?;
+    if !pem.windows(PEM_CERTIFICATE.len()).any(|window| window == PEM_CERTIFICATE) {
+        return Err(Error::Usage(format!("'{}' holds no PEM certificate", path.display())));
+    }
+    Ok(pem)
 }
 
 #[cfg(test)]
@@ -179,8 +204,17 @@ mod tests {
         for good in ["grpc://localhost:1", "grpc://[::1]:50051/", "grpc+tcp://10.0.0.1:1"] {
             assert!(endpoint(good, None).is_ok(), "{good}");
         }
-        for bad in ["localhost:1", "http://localhost:1", "grpc://localhost", "grpc://"] {
+        for bad in ["localhost:1", "http://localhost:1", "grpc://localhost", "grpc://", "grpc://ann@localhost:1"] {
             assert_eq!(endpoint(bad, None).unwrap_err().exit_code(), 2, "{bad}");
         }
+    }
+    #[test]
+    fn an_address_may_name_a_user_but_no_password() {
+        let split = |uri| split_user(uri).map(|(address, user)| (address, user.unwrap_or_default()));
+        assert_eq!(split("grpc+tls://ann@host:1").unwrap(), ("grpc+tls://host:1".into(), "ann".into()));
+        assert_eq!(split("grpc://ann@corp.com@host:1").unwrap(), ("grpc://host:1".into(), "ann@corp.com".into()));
+        assert_eq!(split("grpc://host:1").unwrap(), ("grpc://host:1".into(), String::new()));
+        let refused = split_user("grpc://ann:secret@host:1").unwrap_err();
+        assert!(refused.exit_code() == 2 && !refused.to_string().contains("secret"), "{refused}");
     }
 }

@@ -14,15 +14,15 @@ use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::output::{Cells, Format, Printer};
 use crate::progress::{Live, closing};
-use crate::query::RunningQuery;
+use crate::query::{Rows, RunningQuery};
 use crate::script::returns_rows;
 
 /// Where and how results appear.
 #[derive(Debug)]
 pub struct Settings {
-    /// Format of rows.
-    pub format: Format,
-    /// Vertical instead of `format` when that is a table: `\x`.
+    /// Format of rows; `None` is what suits their place.
+    pub format: Option<Format>,
+    /// Vertical instead of a table: `\x`.
     pub expanded: bool,
     /// Print a closing line on standard error.
     pub timing: bool,
@@ -37,7 +37,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What suits the terminal, if there is one: tables with colours and a pager; else CSV and silence.
+    /// What suits the terminal, if there is one: colours, progress and a pager; else silence.
     pub fn for_terminal() -> Self {
         let terminal = io::stdout().is_terminal();
         let pager = match std::env::var_os("WINDLASS_PAGER") {
@@ -45,7 +45,7 @@ impl Settings {
             None => Some("less -SRFX".into()),
         };
         Self {
-            format: if terminal { Format::Table } else { Format::Csv },
+            format: None,
             expanded: false,
             timing: false,
             live: io::stderr().is_terminal(),
@@ -64,8 +64,14 @@ impl Settings {
         Ok(())
     }
 
-    fn format(&self) -> Format {
-        if self.expanded && self.format == Format::Table { Format::Vertical } else { self.format }
+    /// The format that was asked for, else that of the file's name, else tables on a terminal and CSV elsewhere.
+    pub fn format(&self) -> Format {
+        let format = self.format.unwrap_or_else(|| match &self.file {
+            Some((path, _)) => Format::of_file(path).unwrap_or(Format::Csv),
+            None if io::stdout().is_terminal() => Format::Table,
+            None => Format::Csv,
+        });
+        if self.expanded && format == Format::Table { Format::Vertical } else { format }
     }
 }
 
@@ -74,6 +80,15 @@ impl Settings {
 pub struct Outcome {
     /// Rows that came back; for an update 0.
     pub rows: u64,
+}
+
+/// What became of a query's rows.
+struct Shown {
+    rows: u64,
+    /// Whether the format left some out.
+    cut: bool,
+    /// When the last one had come; a pager may keep its reader for longer.
+    at: Instant,
 }
 
 /// A connection with a person or a script in front of it.
@@ -96,22 +111,23 @@ impl Console {
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome> {
         let started = Instant::now();
         let query = self.finish(sql).await?;
-        let (rows, cut, said) = match returns_rows(sql) {
-            true => {
-                let (rows, cut) = self.show(&query).await?;
-                (rows, cut, None)
+        let (shown, said) = match returns_rows(sql) {
+            true => (self.show(&query).await?, None),
+            false => {
+                let said = said(&query).await?;
+                (Shown { rows: 0, cut: false, at: Instant::now() }, Some(said))
             }
-            false => (0, false, Some(said(&query).await?)),
         };
         if self.settings.timing {
+            let took = shown.at - started;
             let line = match said {
-                Some(said) => format!("{said} in {:.3} s", started.elapsed().as_secs_f64()),
-                None => format!("{}{}", if cut { "first " } else { "" }, closing(rows, started.elapsed(), query.progress())),
+                Some(said) => format!("{said} in {:.3} s", took.as_secs_f64()),
+                None => format!("{}{}", if shown.cut { "first " } else { "" }, closing(shown.rows, took, query.progress())),
             };
             // Nobody may be listening any more; the rows went out well.
             let _ = writeln!(io::stderr(), "{line}");
         }
-        Ok(Outcome { rows })
+        Ok(Outcome { rows: shown.rows })
     }
 
     /// Runs a statement whose rows nobody wants.
@@ -141,8 +157,7 @@ impl Console {
                 polled = query.poll() => polled?,
                 _ = self.interrupts.recv() => {
                     live.interrupted();
-                    query.cancel().await?;
-                    return Err(Error::Cancelled);
+                    return Err(self.cancel(&query).await);
                 }
             }
         }
@@ -150,31 +165,46 @@ impl Console {
         Ok(query)
     }
 
-    /// Writes the rows to their place: how many, and whether the format left some out.
-    async fn show(&mut self, query: &RunningQuery) -> Result<(u64, bool)> {
+    /// Writes the rows to their place.
+    async fn show(&mut self, query: &RunningQuery) -> Result<Shown> {
         let format = self.settings.format();
-        let (sink, pager) = self.sink(format)?;
-        let mut printer = Printer::new(format, query.schema()?, sink, self.settings.color)?;
         let mut stream = query.rows();
-        let mut cut = false;
-        while let Some(batch) = self.next(query, stream.try_next()).await? {
-            if printer.write(&batch)? == ControlFlow::Break(()) {
-                cut = true;
-                break;
-            }
+        // A query that fails before its first row leaves no header behind, and no pager.
+        let first = self.next(query, stream.try_next()).await?;
+        let (sink, pager) = self.sink(format)?;
+        let printer = Printer::new(format, query.schema()?, sink, self.settings.color)?;
+        let printed = self.print(query, printer, first, stream).await;
+        let Some(mut pager) = pager else { return printed };
+        pager.wait().map_err(Error::io("wait for the pager"))?;
+        match printed {
+            // Leaving the pager before the end is no error.
+            Err(error) if error.exit_code() == 0 => Ok(Shown { rows: 0, cut: true, at: Instant::now() }),
+            printed => printed,
+        }
+    }
+
+    /// Prints `first` and the rest, and closes the printer: on an error, too, so that a pager sees its end.
+    async fn print(
+        &mut self,
+        query: &RunningQuery,
+        mut printer: Printer<Box<dyn Write + Send>>,
+        first: Option<RecordBatch>,
+        mut stream: Rows,
+    ) -> Result<Shown> {
+        let (mut next, mut cut) = (first, false);
+        while let Some(batch) = next {
+            cut = printer.write(&batch)? == ControlFlow::Break(());
+            next = match cut {
+                true => None,
+                false => self.next(query, stream.try_next()).await?,
+            };
         }
         drop(stream);
         if cut {
             query.cancel().await?;
         }
-        let rows = printer.rows();
-        let closed = printer.finish(cut).map(drop);
-        if let Some(mut pager) = pager {
-            pager.wait().map_err(Error::io("wait for the pager"))?;
-            // Leaving the pager before the end is no error.
-            return closed.or_else(|error| if error.exit_code() == 0 { Ok(()) } else { Err(error) }).map(|()| (rows, cut));
-        }
-        closed.map(|()| (rows, cut))
+        let shown = Shown { rows: printer.rows(), cut, at: Instant::now() };
+        printer.finish(cut).map(|_| shown)
     }
 
     /// The next batch, unless Ctrl-C comes first.
@@ -185,10 +215,15 @@ impl Console {
     ) -> Result<Option<RecordBatch>> {
         tokio::select! {
             batch = batch => batch,
-            _ = self.interrupts.recv() => {
-                query.cancel().await?;
-                Err(Error::Cancelled)
-            }
+            _ = self.interrupts.recv() => Err(self.cancel(query).await),
+        }
+    }
+
+    /// Asks the cluster to stop the query; a second Ctrl-C no longer waits for its answer.
+    async fn cancel(&mut self, query: &RunningQuery) -> Error {
+        tokio::select! {
+            cancelled = query.cancel() => cancelled.err().unwrap_or(Error::Cancelled),
+            _ = self.interrupts.recv() => Error::Cancelled,
         }
     }
 

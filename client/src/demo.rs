@@ -54,18 +54,28 @@ pub async fn run(mut options: Options) -> Result<()> {
 
     println!("2. Starting a scheduler and {} executors ...", options.cluster.executors);
     let started = Instant::now();
-    let cluster = Cluster::start(&options.cluster).await?;
+    let mut cluster = Cluster::start(&options.cluster).await?;
     println!("   {} in {:.1} s", cluster.uri(), started.elapsed().as_secs_f64());
 
     let connection = Connection::connect(&cluster.uri(), Credentials::default()).await?;
     let mut console = Console::new(connection, Settings::for_terminal())?;
-    let result = Box::pin(tour(&mut console, &data, !options.exit)).await;
+    let result = Box::pin(tour(&mut console, &data)).await;
+    let result = match result {
+        Ok(()) if !options.exit && io::stdin().is_terminal() => {
+            println!("{}", next_steps(&program(), Some(console.connection.uri()), &directory));
+            Box::pin(shell::run(&mut console)).await
+        }
+        Ok(()) => {
+            println!("{}", next_steps(&program(), None, &directory));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
     console.connection.close().await;
-    cluster.stop().await;
-    result
+    cluster.stop().await.and(result)
 }
 
-async fn tour(console: &mut Console, data: &Path, shell_after: bool) -> Result<()> {
+async fn tour(console: &mut Console, data: &Path) -> Result<()> {
     println!("3. Creating the tables of database 'tpch' ...");
     let started = Instant::now();
     let ddl = ["CREATE DATABASE IF NOT EXISTS tpch".to_string(), "USE tpch".to_string()];
@@ -75,23 +85,46 @@ async fn tour(console: &mut Console, data: &Path, shell_after: bool) -> Result<(
     println!("   {} tables in {:.1} s", tpch::TABLES.len(), started.elapsed().as_secs_f64());
 
     println!("4. Running the 22 queries ...");
+    let queries = tpch::queries();
+    let bar = bar(queries.len() as u64, "   {bar:24.cyan/dim} {pos}/{len} {msg}");
+    let live = std::mem::replace(&mut console.settings.live, false);
     let mut times = Vec::new();
-    for (name, sql) in tpch::queries() {
+    for (name, sql) in queries {
+        bar.set_message(format!("{name} {}", title(sql)));
         let started = Instant::now();
         let rows = discard(console, sql).await?;
         times.push((name, title(sql), rows, started.elapsed()));
+        bar.inc(1);
     }
+    bar.finish_and_clear();
+    console.settings.live = live;
     println!("{}", report(&times));
-
-    let uri = console.connection.uri();
-    println!("\nFrom Python (pip install adbc-driver-flightsql pyarrow):");
-    println!("    from adbc_driver_flightsql import dbapi");
-    println!("    cursor = dbapi.connect(\"{uri}\").cursor()");
-    println!("    print(cursor.execute(\"SELECT count(*) FROM tpch.lineitem\").fetchall())\n");
-    if shell_after && io::stdin().is_terminal() {
-        shell::run(console).await?;
-    }
     Ok(())
+}
+
+/// What to do with the cluster at `uri`, or with the one that can be started again in `directory`.
+fn next_steps(program: &str, uri: Option<&str>, directory: &Path) -> String {
+    let here = match uri {
+        Some(uri) => format!(
+            "The cluster runs until you leave this shell. Try\n    \\d lineitem\n    SELECT l_shipyear, count(*) FROM lineitem GROUP BY 1 ORDER BY 1;\n    \
+             EXPLAIN ANALYZE SELECT sum(l_quantity) FROM lineitem WHERE l_shipyear = 1995;\nIn another terminal\n    {program} sql {uri}"
+        ),
+        None => format!(
+            "Next: the same cluster and tables again, and a shell on it\n    {program} up --data-dir '{}'\n    {program} sql grpc://127.0.0.1:PORT",
+            directory.display()
+        ),
+    };
+    let uri = uri.unwrap_or("grpc://127.0.0.1:PORT");
+    format!(
+        "\n{here}\nFrom Python (pip install adbc-driver-flightsql pyarrow)\n    from adbc_driver_flightsql import dbapi\n    \
+         cursor = dbapi.connect(\"{uri}\", autocommit=True).cursor()\n    \
+         print(cursor.execute(\"SELECT count(*) FROM tpch.lineitem\").fetchall())\n"
+    )
+}
+
+/// This program as it was called.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "windlass".into())
 }
 
 async fn discard(console: &mut Console, sql: &str) -> Result<u64> {
@@ -103,19 +136,20 @@ async fn discard(console: &mut Console, sql: &str) -> Result<u64> {
 async fn generate(data: &Path, scale: f64) -> Result<tpch::Volume> {
     let partial = data.with_extension("partial");
     remove(&partial)?;
-    let bar = ProgressBar::with_draw_target(
-        Some(tpch::TABLES.iter().map(|table| table.rows(scale)).sum()),
-        ProgressDrawTarget::stderr_with_hz(10),
-    );
-    bar.set_style(
-        ProgressStyle::with_template("   {bar:24.cyan/dim} {human_pos} rows, {per_sec}, {elapsed}").expect("the template is valid"),
-    );
+    let rows = tpch::TABLES.iter().map(|table| table.rows(scale)).sum();
+    let bar = bar(rows, "   {bar:24.cyan/dim} {human_pos} rows, {per_sec}, {elapsed}");
     let (target, progress) = (partial.clone(), bar.clone());
     let generated = tokio::task::spawn_blocking(move || tpch::generate(&target, scale, &|rows| progress.inc(rows)));
     let volume = generated.await.map_err(|error| Error::Cluster(format!("the generator failed: {error}")))??;
     bar.finish_and_clear();
     fs::rename(&partial, data).map_err(Error::io(format!("rename '{}'", partial.display())))?;
     Ok(volume)
+}
+
+/// Progress on standard error, if that is a terminal.
+fn bar(steps: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr_with_hz(10));
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
 fn remove(directory: &PathBuf) -> Result<()> {

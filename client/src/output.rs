@@ -1,12 +1,13 @@
 //! Rows to text and files, one batch at a time.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::{Array, RecordBatch, RecordBatchOptions};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::writer::StreamWriter;
 use arrow::json::writer::{LineDelimited, Writer as JsonWriter, WriterBuilder as JsonWriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -44,6 +45,20 @@ pub enum Format {
 }
 
 impl Format {
+    /// The format that a file's name asks for.
+    pub fn of_file(path: &str) -> Option<Self> {
+        let (_, extension) = path.rsplit_once('.')?;
+        Some(match extension.to_ascii_lowercase().as_str() {
+            "csv" => Self::Csv,
+            "tsv" => Self::Tsv,
+            "json" | "jsonl" | "ndjson" => Self::Json,
+            "md" => Self::Markdown,
+            "arrow" | "arrows" => Self::Arrow,
+            "parquet" => Self::Parquet,
+            _ => return None,
+        })
+    }
+
     /// Whether a terminal would show garbage.
     pub fn is_binary(self) -> bool {
         matches!(self, Self::Arrow | Self::Parquet)
@@ -68,7 +83,11 @@ enum Shape<W: Write + Send> {
 
 impl<W: Write + Send> Printer<W> {
     /// Starts a result of `schema`: headers are written here, so that an empty result has them too.
+    ///
+    /// What a server notes about its columns (Flight SQL type names) stays out of files.
     pub fn new(format: Format, schema: SchemaRef, mut sink: W, color: bool) -> Result<Self> {
+        let plain = schema.fields().iter().map(|field| field.as_ref().clone().with_metadata(HashMap::new()));
+        let schema = SchemaRef::new(Schema::new(plain.collect::<Vec<_>>()));
         let shape = match format {
             Format::Table => Shape::Table { sink, table: Box::new(table(&schema, color)), color },
             Format::Csv => {
@@ -122,8 +141,8 @@ impl<W: Write + Send> Printer<W> {
             Shape::Rows { sink, style } => each_row(sink, batch, *style)?,
             Shape::Vertical { sink } => vertical(sink, batch, self.rows)?,
             Shape::Json(writer) => writer.write(batch)?,
-            Shape::Arrow(writer) => writer.write(batch)?,
-            Shape::Parquet(writer) => writer.write(batch)?,
+            Shape::Arrow(writer) => writer.write(&plain(batch, &self.schema)?)?,
+            Shape::Parquet(writer) => writer.write(&plain(batch, &self.schema)?)?,
         }
         self.rows += batch.num_rows() as u64;
         self.flush()?;
@@ -166,6 +185,12 @@ impl<W: Write + Send> Printer<W> {
             Shape::Table { .. } | Shape::Arrow(_) | Shape::Parquet(_) => Ok(()),
         }
     }
+}
+
+/// `batch` under a schema that differs in metadata only.
+fn plain(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(SchemaRef::clone(schema), batch.columns().to_vec(), &options)?)
 }
 
 const TIMESTAMP: &str = "%Y-%m-%d %H:%M:%S%.f";
@@ -285,16 +310,27 @@ impl RowStyle {
     }
 }
 
+/// Columns that `text` takes on a terminal: a character may take none, one or two.
+pub(crate) fn display_width(text: &str) -> usize {
+    // A table's column is never narrower than 1.
+    if text.is_empty() {
+        return 0;
+    }
+    let mut table = Table::new();
+    table.add_row([text]);
+    table.column_max_content_widths().first().copied().map_or(0, usize::from)
+}
+
 fn vertical<W: Write>(sink: &mut W, batch: &RecordBatch, rows_before: u64) -> Result<()> {
     let cells = Cells::new(batch)?;
-    let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    let names: Vec<_> = batch.schema().fields().iter().map(|field| (field.name().clone(), display_width(field.name()))).collect();
+    let width = names.iter().map(|(_, width)| *width).max().unwrap_or(0);
     let mut text = String::new();
     for row in 0..batch.num_rows() {
         let _ = writeln!(text, "-[ row {} ]{:-<width$}", rows_before + row as u64 + 1, "");
-        for (column, name) in names.iter().enumerate() {
+        for (column, (name, own)) in names.iter().enumerate() {
             let value = cells.text(column, row)?.unwrap_or_else(|| "NULL".into());
-            let _ = writeln!(text, "{name:width$} | {value}");
+            let _ = writeln!(text, "{name}{:1$} | {value}", "", width - own);
         }
     }
     sink.write_all(text.as_bytes()).map_err(writing())

@@ -118,7 +118,7 @@ impl RunningQuery {
         match tokio::time::timeout(CANCEL_TIMEOUT, client.do_action(self.connection.request(action))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(status)) => Err(self.connection.error(&status)),
-            Err(_) => Err(Error::Connection { uri: self.connection.uri().into(), cause: "no answer to the cancel request".into() }),
+            Err(_) => Err(Error::connection(self.connection.uri(), "no answer to the cancel request")),
         }
     }
 

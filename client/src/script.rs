@@ -3,7 +3,7 @@
 /// One statement of a script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Statement<'a> {
-    /// Its text, from its first word on, without the final `;`.
+    /// Its text with the comments in front of it, which may hold settings, without the final `;`.
     pub sql: &'a str,
     /// The line of the script on which the text starts, from 1.
     pub line: usize,
@@ -14,7 +14,8 @@ pub struct Statement<'a> {
 /// Quotes `'…'`, `"…"`, `` `…` `` (doubled inside), `e'…'` (with backslashes), `$tag$…$tag$`, `-- …` and nested `/* … */` hide a `;`.
 pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
     let mut statements = Vec::new();
-    let mut start = None;
+    // Where the statement starts, once it has a word, and where the comments in front of it do.
+    let (mut start, mut comments) = (None, None);
     let mut at = 0;
     let mut push = |from: Option<usize>, to: usize| {
         if let Some(from) = from {
@@ -25,9 +26,13 @@ pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
     while let Some(c) = script[at..].chars().next() {
         let (end, is_blank) = token(script, at, c);
         match (c, is_blank) {
-            (';', _) => push(start.take(), at),
-            (_, true) => {}
-            (_, false) => start = start.or(Some(at)),
+            (';', _) => {
+                push(start.take(), at);
+                comments = None;
+            }
+            (_, true) if c.is_whitespace() => {}
+            (_, true) => comments = comments.or(Some(at)),
+            (_, false) => start = start.or(comments).or(Some(at)),
         }
         at = end;
     }
@@ -38,7 +43,15 @@ pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
 /// Whether a statement returns rows, by its first word; the others change something and return a count or a message at most.
 pub fn returns_rows(sql: &str) -> bool {
     const WORDS: [&str; 9] = ["select", "with", "values", "show", "describe", "desc", "explain", "table", "from"];
-    let sql = sql.trim_start_matches('(');
+    let mut at = 0;
+    while let Some(c) = sql[at..].chars().next() {
+        let (end, is_blank) = token(sql, at, c);
+        if !is_blank && c != '(' {
+            break;
+        }
+        at = end;
+    }
+    let sql = &sql[at..];
     let end = sql.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(sql.len());
     WORDS.iter().any(|word| word.eq_ignore_ascii_case(&sql[..end]))
 }
@@ -129,9 +142,19 @@ mod tests {
 
     #[test]
     fn blank_statements_vanish_and_lines_are_counted() {
-        let script = "-- é header\n\nselect 1;\n;; /* no */ ;\n  select\n 2 ; -- done\n";
-        let expected = [Statement { sql: "select 1", line: 3 }, Statement { sql: "select\n 2", line: 5 }];
+        let script = "\n-- é header\n\nselect 1;\n;; /* no */ ;\n  select\n 2 ; -- done\n";
+        let expected = [Statement { sql: "-- é header\n\nselect 1", line: 2 }, Statement { sql: "select\n 2", line: 6 }];
         assert_eq!(split(script), (expected.to_vec(), true));
+    }
+
+    #[test]
+    fn the_first_word_says_whether_rows_come_back() {
+        for rows in ["select 1", "/* windlass.engine = local */\n(( SELECT 1", "-- x\nwith a as (select 1) select 2", "from t"] {
+            assert!(returns_rows(rows), "{rows}");
+        }
+        for none in ["", "-- select", "create table t", "selected"] {
+            assert!(!returns_rows(none), "{none}");
+        }
     }
 
     #[test]

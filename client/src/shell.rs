@@ -44,12 +44,14 @@ pub async fn run(console: &mut Console) -> Result<()> {
         let result = match text.trim().strip_prefix('\\') {
             Some("q" | "quit") => return Ok(()),
             Some(command) => Box::pin(meta(console, command.trim_end_matches(';'))).await,
-            None => Box::pin(batch(console, &text)).await,
+            None => Box::pin(batch(console, std::slice::from_ref(&text))).await,
         };
         match result {
-            Err(error @ Error::Connection { .. }) => return Err(error),
             Err(error) => {
                 let _ = writeln!(io::stderr(), "{}", error.report());
+                if matches!(error, Error::Connection { .. }) {
+                    let _ = writeln!(io::stderr(), "the next statement connects again; what USE and SET did may be lost");
+                }
             }
             // A statement may have changed what there is to complete.
             Ok(()) => names.refresh_after(&text, &console.connection),
@@ -68,14 +70,18 @@ async fn meta(console: &mut Console, command: &str) -> Result<()> {
         ("x", _) => toggle("vertical rows", &mut console.settings.expanded, argument),
         ("timing", _) => toggle("closing line", &mut console.settings.timing, argument),
         ("format", Some(name)) => {
-            console.settings.format =
-                clap::ValueEnum::from_str(name, true).map_err(|_| Error::Usage(format!("unknown format '{name}'")))?;
+            let format = clap::ValueEnum::from_str(name, true).map_err(|_| Error::Usage(format!("unknown format '{name}'")))?;
+            console.settings.format = Some(format);
+            Ok(())
+        }
+        ("format", None) => {
+            console.settings.format = None;
             Ok(())
         }
         ("o", _) => console.settings.write_to(argument),
         ("i", Some(path)) => {
             let script = std::fs::read_to_string(path).map_err(Error::io(format!("read '{path}'")))?;
-            batch(console, &script).await
+            batch(console, &[script]).await
         }
         ("?" | "h" | "help", _) => {
             println!("{HELP}");

@@ -4,7 +4,7 @@
 //! and `up.lock`, which the running cluster holds and in which it leaves its address.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
-use futures::future::select_all;
+use futures::future::{join_all, select_all};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::connection::{Connection, Credentials};
 use crate::error::{Error, Result};
@@ -29,8 +31,16 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(50);
 /// What a process gets to end by itself before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+/// An executor that ends sooner after its start does so for a reason that another start does not mend.
+const QUICK_END: Duration = Duration::from_secs(10);
+/// Quick ends in a row after which an executor is given up.
+const QUICK_ENDS_MAX: u32 = 5;
+/// Before the first new start; each quick end doubles it.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// Lines of a log that an error repeats.
 const LOG_LINES_SHOWN: usize = 15;
+/// Characters of each.
+const LOG_LINE_CHARS_SHOWN: usize = 200;
 /// Assumed where the machine does not tell its memory.
 const MEMORY_FALLBACK: u64 = 4 << 30;
 
@@ -63,24 +73,44 @@ pub struct ClusterOptions {
 /// A running cluster. Dropping it kills its processes; [`Cluster::stop`] lets them end well.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The scheduler first.
-    processes: Vec<Process>,
     flight: String,
     http: String,
+    /// Each message asks the supervisor to stop, the second one to stop at once.
+    stop: mpsc::Sender<()>,
+    supervisor: JoinHandle<Result<()>>,
     /// Locked for as long as it is open.
-    lock: File,
+    _lock: File,
 }
 
 #[derive(Debug)]
 struct Process {
     name: String,
-    child: Child,
+    command: Command,
     log: PathBuf,
+    child: Child,
     /// Its end tells the child that we are gone, however that happened.
-    _stdin: Option<ChildStdin>,
+    _alive: Option<ChildStdin>,
+    started: Instant,
+    patience: Patience,
+    /// When it is started again, if it ended.
+    due: Option<Instant>,
 }
 
-/// Runs `windlass up` until it is told to stop.
+/// Decides whether a process that ended is started again.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Ends in a row, each soon after its start.
+    quick_ends: u32,
+}
+
+enum Turn {
+    /// The process ended by itself.
+    Ended(io::Result<ExitStatus>),
+    /// It is time to start it again.
+    Due,
+}
+
+/// Runs `windlass up` until it is told to stop or the scheduler ends.
 pub async fn run(options: ClusterOptions) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::io("listen to Ctrl-C"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("listen to SIGTERM"))?;
@@ -90,25 +120,22 @@ pub async fn run(options: ClusterOptions) -> Result<()> {
         _ = terminate.recv() => return Err(Error::Cancelled),
     };
     writeln!(io::stdout(), "ready {} http://{}", cluster.uri(), cluster.http).map_err(Error::io("write to standard output"))?;
-    let result = loop {
-        tokio::select! {
-            (name, report) = cluster.next_exit() => match name.as_str() {
-                "scheduler" => break Err(Error::Cluster(report)),
-                _ => eprintln!("{report}"),
-            },
-            _ = interrupt.recv() => break Ok(()),
-            _ = terminate.recv() => break Ok(()),
-        }
-    };
-    cluster.stop().await;
-    result
+    tokio::select! {
+        ended = cluster.ended() => return ended,
+        _ = interrupt.recv() => notice("stopping; Ctrl-C again does not wait for running queries"),
+        _ = terminate.recv() => {}
+    }
+    tokio::select! {
+        stopped = cluster.stop() => stopped,
+        _ = interrupt.recv() => cluster.stop().await,
+    }
 }
 
 impl Cluster {
     /// Starts the processes and waits until every executor is registered.
     pub async fn start(options: &ClusterOptions) -> Result<Self> {
         let directory = data_directory(options)?;
-        let lock = lock(&directory)?;
+        let mut lock = lock(&directory)?;
         let logs = directory.join("logs");
         fs::create_dir_all(&logs).map_err(Error::io(format!("create '{}'", logs.display())))?;
         let allowed = allowed(options, &directory)?;
@@ -130,7 +157,8 @@ impl Cluster {
             found.map(str::to_string).ok_or_else(|| Error::Cluster(format!("the scheduler announced no {key} address: '{announced}'")))
         };
         let internal = address("internal")?;
-        let mut cluster = Self { flight: address("flight")?, http: address("http")?, processes: vec![scheduler], lock };
+        let (flight, http) = (address("flight")?, address("http")?);
+        let mut processes = vec![scheduler];
 
         let executors = usize::from(options.executors);
         let slots = options.slots.map_or_else(|| (machine::cores() / executors).max(1), usize::from);
@@ -140,11 +168,14 @@ impl Cluster {
             command.args(["--scheduler", &internal, "--port", "0", "--grpc-port", "0", "--http-port", "0"]);
             command.args(["--slots", &slots.to_string(), "--memory-limit-bytes", &memory.to_string()]);
             command.arg("--work-dir").arg(directory.join("executors"));
-            cluster.processes.push(Process::spawn(&format!("executor-{number}"), command, &allowed, &logs)?);
+            processes.push(Process::spawn(&format!("executor-{number}"), command, &allowed, &logs)?);
         }
-        cluster.registered(executors).await?;
-        cluster.note_address()?;
-        Ok(cluster)
+        let uri = format!("grpc://{flight}");
+        registered(&uri, &mut processes).await?;
+        // For the error of a second cluster.
+        lock.write_all(uri.as_bytes()).map_err(Error::io("write the lock file"))?;
+        let (stop, stops) = mpsc::channel(2);
+        Ok(Self { flight, http, stop, supervisor: tokio::spawn(supervise(processes, stops)), _lock: lock })
     }
 
     /// Where clients connect.
@@ -152,64 +183,122 @@ impl Cluster {
         format!("grpc://{}", self.flight)
     }
 
-    /// Asks all processes to end, waits up to 15 s, then kills what is left.
-    pub async fn stop(mut self) {
-        for process in &self.processes {
-            if let Some(pid) = process.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-                // It may have ended by itself meanwhile.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            }
-        }
-        let all = futures::future::join_all(self.processes.iter_mut().map(|process| process.child.wait()));
-        if timeout(STOP_TIMEOUT, all).await.is_err() {
-            eprintln!("some processes did not end within {} s and are killed", STOP_TIMEOUT.as_secs());
-        }
+    /// Waits until the cluster has ended by itself, which is an error, or after [`Cluster::stop`].
+    pub async fn ended(&mut self) -> Result<()> {
+        (&mut self.supervisor).await.unwrap_or_else(|error| Err(Error::Cluster(format!("the supervisor of the cluster failed: {error}"))))
     }
 
-    /// Waits until a process ends: its name, and what to tell the user.
-    async fn next_exit(&mut self) -> (String, String) {
-        if self.processes.is_empty() {
-            return std::future::pending().await;
-        }
-        let waits = self.processes.iter_mut().map(|process| Box::pin(process.child.wait()));
-        let (status, index, _) = select_all(waits).await;
-        let process = self.processes.remove(index);
-        (process.name.clone(), process.obituary(status))
+    /// Asks all processes to end, waits up to 15 s, then kills what is left; called again meanwhile, kills at once.
+    ///
+    /// Errors: why the cluster had ended before.
+    pub async fn stop(&mut self) -> Result<()> {
+        // Without a receiver there is nothing left to stop.
+        let _ = self.stop.try_send(());
+        self.ended().await
     }
+}
 
-    /// Waits until `count` executors are registered.
-    async fn registered(&mut self, count: usize) -> Result<()> {
-        let uri = self.uri();
-        let wait = async {
-            let connection = Connection::connect(&uri, Credentials::default()).await?;
-            loop {
-                let batches = connection.collect("SELECT count(*) FROM system.runtime.executors").await?;
-                let seen = batches.first().map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0));
-                if usize::try_from(seen).is_ok_and(|seen| seen >= count) {
-                    connection.close().await;
-                    return Ok(());
+/// Keeps the scheduler, which is the first, and the executors behind it running until it is told to stop.
+///
+/// Errors: `Ended` when the scheduler ends by itself, `Cluster` when no executor stays up.
+async fn supervise(mut processes: Vec<Process>, mut stops: mpsc::Receiver<()>) -> Result<()> {
+    let result = loop {
+        let (turn, index) = tokio::select! {
+            next = next_turn(&mut processes) => next,
+            _ = stops.recv() => break Ok(()),
+        };
+        let process = &mut processes[index];
+        let failure = match turn {
+            Turn::Ended(status) if index == 0 => break Err(process.ended(status)),
+            Turn::Ended(status) => {
+                let report = process.obituary(&status);
+                match process.patience.pause_after(process.started.elapsed()) {
+                    Some(pause) => {
+                        process.due = Some(Instant::now() + pause);
+                        notice(&format!("{report}\nit is started again in {:.1} s", pause.as_secs_f64()));
+                        continue;
+                    }
+                    None => {
+                        format!("{report}\nit ended {QUICK_ENDS_MAX} times within {} s of its start and is given up", QUICK_END.as_secs())
+                    }
                 }
-                sleep(READY_PAUSE).await;
             }
+            Turn::Due => match process.restart() {
+                Ok(()) => continue,
+                Err(error) => error.to_string(),
+            },
         };
-        let late = async {
-            sleep(READY_TIMEOUT).await;
-            Err(Error::Cluster(format!(
-                "the executors did not register within {} s; see the logs in the data directory",
-                READY_TIMEOUT.as_secs()
-            )))
-        };
-        tokio::select! {
-            result = wait => result,
-            (_, report) = self.next_exit() => Err(Error::Cluster(report)),
-            result = late => result,
+        notice(&failure);
+        processes.remove(index);
+        if processes.len() == 1 {
+            break Err(Error::Cluster("no executor stays up".into()));
+        }
+    };
+    for process in &processes {
+        if let Some(pid) = process.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            // It may have ended by itself meanwhile.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }
+    tokio::select! {
+        _ = join_all(processes.iter_mut().map(|process| process.child.wait())) => {}
+        _ = stops.recv() => {}
+        () = sleep(STOP_TIMEOUT) => notice(&format!("some processes did not end within {} s and are killed", STOP_TIMEOUT.as_secs())),
+    }
+    for process in &mut processes {
+        // Fails for those that ended, as they should.
+        let _ = process.child.start_kill();
+    }
+    result
+}
 
-    /// Leaves the address in the lock file, for the error of a second cluster.
-    fn note_address(&mut self) -> Result<()> {
-        let uri = self.uri();
-        self.lock.write_all(uri.as_bytes()).map_err(Error::io("write the lock file"))
+/// The first process for which something is to be done.
+async fn next_turn(processes: &mut [Process]) -> (Turn, usize) {
+    let (turn, index, _) = select_all(processes.iter_mut().map(|process| Box::pin(process.turn()))).await;
+    (turn, index)
+}
+
+/// Waits until all executors are registered with the scheduler.
+async fn registered(uri: &str, processes: &mut [Process]) -> Result<()> {
+    let count = processes.len() - 1;
+    let wait = async {
+        let connection = Connection::connect(uri, Credentials::default()).await?;
+        loop {
+            let batches = connection.collect("SELECT count(*) FROM system.runtime.executors").await?;
+            let seen = batches.first().map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0));
+            if usize::try_from(seen).is_ok_and(|seen| seen >= count) {
+                connection.close().await;
+                return Ok(());
+            }
+            sleep(READY_PAUSE).await;
+        }
+    };
+    let ended = async {
+        let waits = processes.iter_mut().map(|process| Box::pin(process.child.wait()));
+        let (status, index, _) = select_all(waits).await;
+        (status, index)
+    };
+    tokio::select! {
+        result = wait => result,
+        (status, index) = ended => Err(processes[index].ended(status)),
+        () = sleep(READY_TIMEOUT) => Err(Error::Cluster(format!(
+            "the executors did not register within {} s; see the logs in the data directory",
+            READY_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+/// Says something beside whatever the terminal shows. A line editor has it in raw mode, in which lines do not return to the margin.
+fn notice(text: &str) {
+    let end = if io::stderr().is_terminal() { "\r\n" } else { "\n" };
+    let _ = write!(io::stderr(), "{}{end}", text.replace('\n', end));
+}
+
+impl Patience {
+    /// How long to wait before the next start of a process that has run for `lived`; `None` when there should be none.
+    fn pause_after(&mut self, lived: Duration) -> Option<Duration> {
+        self.quick_ends = if lived < QUICK_END { self.quick_ends + 1 } else { 1 };
+        (self.quick_ends < QUICK_ENDS_MAX).then(|| RESTART_PAUSE * (1 << (self.quick_ends - 1)))
     }
 }
 
@@ -224,7 +313,27 @@ impl Process {
         command.arg("--exit-with-parent").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file).process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(Error::io(format!("start {name}")))?;
         let stdin = child.stdin.take();
-        Ok(Self { name: name.to_string(), child, log, _stdin: stdin })
+        let patience = Patience::default();
+        Ok(Self { name: name.to_string(), command, log, child, _alive: stdin, started: Instant::now(), patience, due: None })
+    }
+
+    /// Starts it once more; its log goes on.
+    fn restart(&mut self) -> Result<()> {
+        self.child = self.command.spawn().map_err(Error::io(format!("start {} again", self.name)))?;
+        self._alive = self.child.stdin.take();
+        (self.started, self.due) = (Instant::now(), None);
+        Ok(())
+    }
+
+    /// Waits for its end or, after that, for the moment of its next start.
+    async fn turn(&mut self) -> Turn {
+        match self.due {
+            Some(due) => {
+                sleep_until(due).await;
+                Turn::Due
+            }
+            None => Turn::Ended(self.child.wait().await),
+        }
     }
 
     /// The line on standard output that says the process is ready.
@@ -237,13 +346,19 @@ impl Process {
             Some(line) => Ok(line),
             None => {
                 let status = self.child.wait().await;
-                Err(Error::Cluster(self.obituary(status)))
+                Err(self.ended(status))
             }
         }
     }
 
+    /// Its end as an error that carries its exit code.
+    fn ended(&self, status: io::Result<ExitStatus>) -> Error {
+        let code = status.as_ref().ok().and_then(|status| status.code().or_else(|| status.signal().map(|signal| 128 + signal)));
+        Error::Ended { report: self.obituary(&status), code: code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1) }
+    }
+
     /// How it ended, with the end of its log.
-    fn obituary(&self, status: io::Result<ExitStatus>) -> String {
+    fn obituary(&self, status: &io::Result<ExitStatus>) -> String {
         let how = match status {
             Ok(status) => match (status.code(), status.signal()) {
                 (Some(code), _) => format!("ended with exit code {code}"),
@@ -253,7 +368,8 @@ impl Process {
             Err(error) => format!("is lost: {error}"),
         };
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
+        let lines: Vec<_> =
+            log.lines().map(|line| line.char_indices().nth(LOG_LINE_CHARS_SHOWN).map_or(line, |(end, _)| &line[..end])).collect();
         let tail = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n  ");
         format!("{} {how}; its log '{}' ends with\n  {tail}", self.name, self.log.display())
     }
@@ -328,5 +444,14 @@ mod tests {
         assert!(refused.contains("`windlass sql grpc://127.0.0.1:7`"), "{refused}");
         drop(first);
         lock(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn quick_ends_are_started_again_ever_later_until_given_up() {
+        let mut patience = Patience::default();
+        let mut pauses = || (patience.pause_after(Duration::from_secs(1))).map(|pause| pause.as_millis());
+        assert_eq!([pauses(), pauses(), pauses(), pauses(), pauses()], [Some(500), Some(1_000), Some(2_000), Some(4_000), None]);
+        // An hour's work earns a fresh start.
+        assert_eq!(patience.pause_after(Duration::from_secs(3_600)), Some(RESTART_PAUSE));
     }
 }
