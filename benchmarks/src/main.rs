@@ -1,7 +1,12 @@
 //! `windlass-bench`: prints numbers. What says yes or no lives in `tests/`.
 
+mod answer;
 mod catalog;
-mod tpch;
+mod contender;
+mod estimates;
+mod report;
+mod run;
+mod suite;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -29,8 +34,12 @@ struct Cli {
 enum Benchmark {
     /// Plans a one-day query on tables of more and more partitions
     Catalog(catalog::Args),
-    /// Runs the 22 queries of TPC-H on a running cluster, and on what it is compared with
-    Tpch(tpch::Args),
+    /// Runs TPC-H or TPC-DS on a running cluster, and on what it is compared with
+    Run(run::Args),
+    /// Shows estimated and actual rows of every operator of TPC-H or TPC-DS
+    Estimates(estimates::Args),
+    /// Puts two reports side by side, query by query
+    Compare(report::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +57,8 @@ fn run(cli: Cli) -> Result<()> {
     let runtime = Runtime::new()?;
     match cli.benchmark {
         Benchmark::Catalog(args) => runtime.block_on(catalog::run(args)),
-        Benchmark::Tpch(args) => runtime.block_on(tpch::run(args)),
+        Benchmark::Run(args) => runtime.block_on(run::run(args)),
+        Benchmark::Estimates(args) => runtime.block_on(estimates::run(args)),
+        Benchmark::Compare(args) => report::compare(&args),
     }
 }
