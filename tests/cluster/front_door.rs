@@ -151,3 +151,50 @@ async fn a_cancelled_query_frees_its_slots() {
     assert!(tokio::time::timeout(Duration::from_secs(2), fetch).await.is_err(), "the endless query ended");
     cluster.await_idle().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_announced_are_delivered_before_the_scheduler_stops() {
+    let mut cluster = Cluster::start(1).await;
+    let directory = cluster.data().join("numbers");
+    fixtures::numbers(&directory, 4, 50_000);
+    let setup = cluster.connect().await;
+    setup.collect(&format!("CREATE EXTERNAL TABLE numbers STORED AS PARQUET LOCATION '{}'", directory.display())).await.unwrap();
+
+    let channel = channel(&cluster).await;
+    let mut client = FlightSqlServiceClient::new(channel.clone());
+    let mut announced = Vec::new();
+    for engine in ["local", "staged"] {
+        let sql = format!("/* windlass.engine = {engine} */ SELECT n FROM numbers");
+        announced.push(client.execute(sql, None).await.unwrap());
+    }
+    cluster.ask_scheduler_to_stop();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let refused = loop {
+        match setup.collect("SELECT 1").await {
+            Ok(_) => assert!(Instant::now() < deadline, "new statements are still taken"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(refused.contains("shutting down"), "{refused}");
+    for info in announced {
+        let ticket = info.endpoint[0].ticket.clone().unwrap();
+        let batches: Vec<_> = client.do_get(ticket).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 200_000);
+    }
+    let start = Instant::now();
+    assert_eq!(cluster.scheduler_exit(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(15), "nothing was left to be read, and it took {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_clients_are_served_if_they_trust_the_authority() {
+    let cluster = Cluster::start_as(Options { executors: 1, tls: true, users: vec![("ann", "right horse")], ..Options::default() }).await;
+    let login = Some(("ann".to_owned(), "right horse".to_owned()));
+    let trusting = Credentials { login: login.clone(), tls_ca: Some(Cluster::authority()) };
+    let connection = Connection::connect(cluster.uri(), trusting).await.unwrap();
+    connection.collect("SELECT 1").await.unwrap();
+    let stranger = Connection::connect(cluster.uri(), Credentials { login: login.clone(), tls_ca: None }).await;
+    assert!(stranger.is_err(), "a certificate of an unknown authority was accepted");
+    let plain = Connection::connect(&cluster.uri().replace("grpc+tls", "grpc"), Credentials { login, tls_ca: None }).await;
+    assert!(plain.is_err(), "a client without TLS was served");
+}

@@ -2,6 +2,7 @@
 
 mod files;
 mod front_door;
+mod pipelined;
 mod plans;
 mod recovery;
 mod repository;

@@ -14,18 +14,38 @@ use tokio_util::sync::CancellationToken;
 use windlass_catalog::catalog::{Contents, DEFAULT_DATABASE, KeyType, NewFile, NewPartition, NewTable, PartitionKey, TableKind};
 use windlass_catalog::{Catalog, SqliteCatalog};
 use windlass_client::tpch;
+use windlass_engine::pipelined::BUILD;
 use windlass_engine::{Locations, RuntimeOptions, build_runtime};
 use windlass_scheduler::coordinator::{Coordinator, CoordinatorLimits, Parts};
 use windlass_scheduler::ddl::DdlExecutor;
 use windlass_scheduler::engines::local::LocalEngine;
+use windlass_scheduler::engines::pipelined::{PipelinedEngine, PipelinedOptions};
 use windlass_scheduler::engines::staged::{StagedEngine, StagedOptions};
+use windlass_scheduler::engines::{Cluster, ExecutorInfo};
 use windlass_scheduler::system;
 
 /// Scale of the invented data set, and the bytes of an invented row.
 const SCALE: f64 = 100.0;
 const ROW_BYTES: u64 = 80;
 
-/// A table at [`SCALE`]: one file for a plain one, one per key value for a partitioned one. Every column that ends in `key` counts from 1.
+/// Bounds of a column: keys count from 1 to the rows of the table that they name, of which orders has a quarter; seven years of dates.
+fn bounds(column: &str) -> Option<(ScalarValue, ScalarValue)> {
+    let (_, name) = column.split_once('_')?;
+    let rows = |name: &str| tpch::TABLES.iter().find(|table| table.name == name).map(|table| table.rows(SCALE) as i64);
+    let greatest = match name {
+        "orderkey" => 4 * rows("orders")?,
+        "custkey" => rows("customer")?,
+        "partkey" => rows("part")?,
+        "suppkey" => rows("supplier")?,
+        "nationkey" => rows("nation")?,
+        "regionkey" => rows("region")?,
+        _ if name.ends_with("date") => return Some((ScalarValue::Date32(Some(8035)), ScalarValue::Date32(Some(10591)))),
+        _ => return None,
+    };
+    Some((ScalarValue::Int64(Some(1)), ScalarValue::Int64(Some(greatest))))
+}
+
+/// A table at [`SCALE`]: one file for a plain one, one per key value for a partitioned one.
 async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
     let rows = table.rows(SCALE);
     let schema = table.schema();
@@ -43,11 +63,10 @@ async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
             .collect();
     }
     let rows_each = rows / values.len() as u64;
-    let column = |name: &str| ColumnStatistics {
-        null_count: Precision::Exact(0),
-        min_value: if name.ends_with("key") { Precision::Exact(ScalarValue::Int64(Some(1))) } else { Precision::Absent },
-        max_value: if name.ends_with("key") { Precision::Exact(ScalarValue::Int64(Some(rows as i64))) } else { Precision::Absent },
-        ..ColumnStatistics::default()
+    let column = |name: &str| {
+        let (min_value, max_value) = bounds(name)
+            .map_or((Precision::Absent, Precision::Absent), |(least, greatest)| (Precision::Exact(least), Precision::Exact(greatest)));
+        ColumnStatistics { null_count: Precision::Exact(0), min_value, max_value, ..ColumnStatistics::default() }
     };
     let statistics = Statistics {
         num_rows: Precision::Exact(rows_each as usize),
@@ -81,6 +100,26 @@ async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
     catalog.create_table(new, contents).await.unwrap();
 }
 
+/// Executors that only planners see.
+#[derive(Debug)]
+struct FourExecutors;
+
+impl Cluster for FourExecutors {
+    fn executors(&self) -> Vec<ExecutorInfo> {
+        let executor = |number: u64| ExecutorInfo {
+            id: number.to_string(),
+            address: format!("10.0.0.{number}:31340"),
+            slots: 2,
+            slots_used: 0,
+            state: "ACTIVE",
+            heartbeat_age_ms: 0,
+            version: BUILD.to_owned(),
+            memory_bytes: 64 << 30,
+        };
+        (1..=4).map(executor).collect()
+    }
+}
+
 async fn coordinator(directory: &std::path::Path) -> Arc<Coordinator> {
     let locations = Locations::new([directory.display().to_string()]).unwrap();
     let options = RuntimeOptions {
@@ -105,8 +144,16 @@ async fn coordinator(directory: &std::path::Path) -> Arc<Coordinator> {
         system::tables(),
     );
     let local = Arc::new(LocalEngine::new(1, Arc::clone(&runtime)).unwrap());
-    let cluster = Arc::clone(&staged) as _;
-    Coordinator::new(Parts { catalog, ddl, local, staged, cluster, runtime }, CoordinatorLimits::default())
+    let cluster: Arc<dyn Cluster> = Arc::new(FourExecutors);
+    let options = PipelinedOptions {
+        threads: 1,
+        runtime: Arc::clone(&runtime),
+        cluster: Arc::clone(&cluster),
+        staged: Arc::clone(&staged) as _,
+        key: None,
+    };
+    let pipelined = Arc::new(PipelinedEngine::new(options).unwrap());
+    Coordinator::new(Parts { catalog, ddl, local, pipelined, staged, cluster, runtime }, CoordinatorLimits::default())
 }
 
 /// The stages of an EXPLAIN, with the lists of files shortened to their number.
@@ -134,14 +181,17 @@ async fn plans_of_tpch_stay_as_they_were_reviewed() {
     let coordinator = coordinator(&directory.path().canonicalize().unwrap()).await;
     let session = coordinator.sessions().open("reviewer").unwrap();
     session.set("datafusion.execution.target_partitions", "8").unwrap();
-    let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/plans/tpch"));
-    settings.set_prepend_module_to_snapshot(false);
-    settings.set_omit_expression(true);
-    for (query, sql) in tpch::queries() {
-        let statement = coordinator.prepare(&session, &format!("EXPLAIN {sql}")).await.unwrap();
-        let run = coordinator.execute(&session, &statement, None).await.unwrap();
-        let rows: Vec<_> = run.rows().await.unwrap().try_collect().await.unwrap();
-        settings.bind(|| insta::assert_snapshot!(query, stages(&rows)));
+    for (engine, snapshots) in [("staged", "tpch"), ("pipelined", "tpch-pipelined")] {
+        session.set("windlass.engine", engine).unwrap();
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(format!("{}/plans/{snapshots}", env!("CARGO_MANIFEST_DIR")));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        for (query, sql) in tpch::queries() {
+            let statement = coordinator.prepare(&session, &format!("EXPLAIN {sql}")).await.unwrap();
+            let run = coordinator.execute(&session, &statement, None).await.unwrap();
+            let rows: Vec<_> = run.rows().await.unwrap().try_collect().await.unwrap();
+            settings.bind(|| insta::assert_snapshot!(query, stages(&rows)));
+        }
     }
 }

@@ -1,10 +1,15 @@
-//! Executors die while queries run: the rows are right, the query ends, and no slot stays taken.
+//! Executors die while queries run, and messages are lost: the rows are right, the query ends, and no slot stays taken.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::net::{TcpListener, TcpStream};
 use windlass_client::{Connection, tpch as suite};
-use windlass_tests::{Cluster, rows};
+use windlass_tests::cluster::{Cluster, Options};
+use windlass_tests::rows;
 
 use crate::tpch;
 
@@ -23,7 +28,11 @@ const BATCH_ROWS: usize = 32;
 /// A cluster of three with the TPC-H tables, and the rows that q18 must give.
 async fn cluster_and_answer() -> (Cluster, Vec<Vec<String>>) {
     let data = tpch::data().await;
-    let cluster = Cluster::start_with(3, &[data]).await;
+    prepare(Cluster::start_with(3, &[data]).await).await
+}
+
+async fn prepare(cluster: Cluster) -> (Cluster, Vec<Vec<String>>) {
+    let data = tpch::data().await;
     tpch::create_tables(&cluster.connect().await, data).await;
     let answer = rows::cells(&session(&cluster).await.collect(q18()).await.unwrap());
     assert!(!answer.is_empty());
@@ -133,4 +142,53 @@ async fn without_executors_a_query_ends_with_an_error_that_says_so() {
     let outcome = tokio::time::timeout(QUERY_TIME_MAX, query.rows().try_collect::<Vec<_>>()).await.expect("the query hangs");
     let error = outcome.expect_err("rows without an executor").to_string();
     assert!(error.contains("executor"), "{error}");
+}
+
+/// Another address of this host, where executors report how tasks ended.
+const REPORTS: &str = "127.0.0.2";
+
+/// Carries reports to the scheduler, except `losses` of them: their connections break instead.
+async fn carry_reports(listener: TcpListener, scheduler: String, losses: Arc<AtomicU32>) {
+    while let Ok((executor, _)) = listener.accept().await {
+        let (scheduler, losses) = (scheduler.clone(), Arc::clone(&losses));
+        tokio::spawn(async move {
+            let scheduler = TcpStream::connect(scheduler).await.unwrap();
+            let ((mut reports, mut to_executor), (mut answers, mut to_scheduler)) = (executor.into_split(), scheduler.into_split());
+            let carried = async {
+                let mut bytes = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = reports.read(&mut bytes).await {
+                    let lost = losses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |losses| losses.checked_sub(1));
+                    if lost.is_ok() || to_scheduler.write_all(&bytes[..count]).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            tokio::select! {
+                () = carried => {}
+                _ = copy(&mut answers, &mut to_executor) => {}
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_end_was_not_reported_runs_again() {
+    let options =
+        Options { executors: 3, locations: vec![tpch::data().await.to_owned()], advertised_host: Some(REPORTS), ..Options::default() };
+    let (cluster, losses) = (Cluster::start_as(options).await, Arc::new(AtomicU32::new(0)));
+    let scheduler = cluster.internal().to_owned();
+    let port = scheduler.rsplit_once(':').unwrap().1;
+    let listener = TcpListener::bind(format!("{REPORTS}:{port}")).await.unwrap();
+    tokio::spawn(carry_reports(listener, scheduler, Arc::clone(&losses)));
+    let (cluster, answer) = prepare(cluster).await;
+
+    let connection = session(&cluster).await;
+    losses.store(2, Ordering::Relaxed);
+    let query = connection.collect(q18());
+    let batches = tokio::time::timeout(QUERY_TIME_MAX, query).await.expect("the query hangs").unwrap();
+    rows::assert_same("after lost reports", &rows::cells(&batches), &answer);
+    assert_eq!(losses.load(Ordering::Relaxed), 0, "no report was lost");
+    let log = cluster.scheduler_log();
+    assert!(log.contains("an executor does not run a task"), "{log}");
+    cluster.await_idle().await;
 }

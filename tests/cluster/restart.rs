@@ -1,6 +1,13 @@
 //! What survives a scheduler: names, partitions and views; executors come back by themselves.
 
+use std::time::{Duration, Instant};
+
 use windlass_tests::{Cluster, fixtures, rows};
+
+use crate::tpch;
+
+/// Executors give a scheduler up after five heartbeats in a row, three seconds apart.
+const SCHEDULER_GIVEN_UP_MAX: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_scheduler_keeps_the_catalog_and_gets_its_executors_back() {
@@ -18,6 +25,36 @@ async fn a_restarted_scheduler_keeps_the_catalog_and_gets_its_executors_back() {
     let after = rows::cells(&cluster.connect().await.collect("SELECT sum(id), count(*) FROM other.v").await.unwrap());
     assert_eq!(before, after);
     assert_eq!(cluster.live_executors(), 2, "an executor gave up instead of registering again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn executors_outlive_a_scheduler_that_is_gone_for_long() {
+    let data = tpch::data().await;
+    let mut cluster = Cluster::start_with(2, &[data]).await;
+    let connection = cluster.connect().await;
+    tpch::create_tables(&connection, data).await;
+    let endless = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
+    let mut query = connection.start(endless).await.unwrap();
+    while query.progress().tasks_running == 0 {
+        query.poll().await.unwrap();
+    }
+    cluster.kill_scheduler();
+    drop((query, connection));
+    let killed = Instant::now();
+    while !cluster.executor_logs().iter().all(|log| log.contains("waiting for the scheduler")) {
+        assert!(killed.elapsed() < SCHEDULER_GIVEN_UP_MAX, "executors hold on to a scheduler that is gone");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(cluster.live_executors(), 2, "an executor ended with its scheduler");
+
+    cluster.start_scheduler();
+    cluster.await_executors(2).await;
+    assert_eq!(cluster.slots_used().await, 0);
+    assert_eq!(cluster.work_dirs().len(), 2, "files of forgotten tasks stay: {:?}", cluster.work_dirs());
+    let connection = cluster.connect().await;
+    connection.collect("SET windlass.engine = 'staged'").await.unwrap();
+    let counted = rows::cells(&connection.collect("SELECT count(*) FROM nation").await.unwrap());
+    assert_eq!(counted, [["25"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

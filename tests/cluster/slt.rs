@@ -1,4 +1,4 @@
-//! Runs `tests/slt/*.slt` on one process (the scheduler's local engine) and on a scheduler with two executors.
+//! Runs `tests/slt/*.slt` on one process (the scheduler's local engine) and on both engines of a scheduler with two executors.
 
 use std::path::Path;
 
@@ -36,6 +36,7 @@ async fn run_all(engine: &str, executors: usize) {
     let cluster = Cluster::start(executors).await;
     fixtures::events(&cluster.data().join("events"));
     fixtures::evolving(&cluster.data().join("evolving"));
+    fixtures::variants(&cluster.data().join("variants"));
     fixtures::clashing(&cluster.data().join("clashing"));
     let setup = cluster.connect().await;
     let location = cluster.data().join("events");
@@ -67,4 +68,9 @@ async fn slt_on_one_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slt_on_two_executors() {
     run_all("staged", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slt_pipelined_on_two_executors() {
+    run_all("pipelined", 2).await;
 }

@@ -32,7 +32,8 @@ pub async fn create_tables(connection: &Connection, data: &Path) {
     }
 }
 
-fn answer(query: &str) -> Vec<Vec<String>> {
+/// DuckDB's rows.
+pub fn answer(query: &str) -> Vec<Vec<String>> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tpch/answers/{query}.psv"));
     std::fs::read_to_string(file).unwrap().lines().skip(1).map(|line| line.split('|').map(str::to_owned).collect()).collect()
 }

@@ -37,6 +37,10 @@ pub struct Options {
     pub locations: Vec<PathBuf>,
     /// Users and passwords; without any, everybody is let in.
     pub users: Vec<(&'static str, &'static str)>,
+    /// Whether clients connect with TLS, under the authority of [`Cluster::authority`].
+    pub tls: bool,
+    /// Where executors report how tasks ended, if not where they register.
+    pub advertised_host: Option<&'static str>,
 }
 
 /// A running scheduler and its executors. Dropping it kills them and, when the test failed, prints the ends of their logs.
@@ -59,7 +63,8 @@ impl Cluster {
 
     /// [`Cluster::start`] with more directories that tables may use.
     pub async fn start_with(executors: usize, locations: &[&Path]) -> Self {
-        Self::start_as(Options { executors, locations: locations.iter().map(|path| path.to_path_buf()).collect(), users: Vec::new() }).await
+        let locations = locations.iter().map(|path| path.to_path_buf()).collect();
+        Self::start_as(Options { executors, locations, ..Options::default() }).await
     }
 
     /// A cluster as described.
@@ -68,7 +73,7 @@ impl Cluster {
         fs::create_dir(directory.path().join("data")).unwrap();
         let (scheduler, announced) = start_scheduler(directory.path(), &options, &BTreeMap::new());
         let mut cluster = Self {
-            uri: format!("grpc://{}", announced["flight"]),
+            uri: format!("{}://{}", if options.tls { "grpc+tls" } else { "grpc" }, announced["flight"]),
             internal: announced["internal"].clone(),
             directory,
             scheduler,
@@ -90,6 +95,11 @@ impl Cluster {
         &self.uri
     }
 
+    /// Where executors register.
+    pub fn internal(&self) -> &str {
+        &self.internal
+    }
+
     /// Directory that tables of this cluster may use.
     pub fn data(&self) -> PathBuf {
         self.directory.path().join("data")
@@ -97,7 +107,26 @@ impl Cluster {
 
     /// A new anonymous session.
     pub async fn connect(&self) -> Connection {
-        Connection::connect(&self.uri, Credentials::default()).await.unwrap()
+        Connection::connect(&self.uri, self.anonymous()).await.unwrap()
+    }
+
+    /// The certificate of the authority that clients of a cluster with TLS must trust. It and what it signed are for tests only.
+    pub fn authority() -> PathBuf {
+        tls_file("ca.pem")
+    }
+
+    fn anonymous(&self) -> Credentials {
+        Credentials { tls_ca: self.options.tls.then(Self::authority), ..Credentials::default() }
+    }
+
+    /// Asks the scheduler to stop, and does not wait.
+    pub fn ask_scheduler_to_stop(&self) {
+        kill(self.scheduler.pid(), Signal::SIGTERM).unwrap();
+    }
+
+    /// Waits for the end of a scheduler that was asked to stop; its exit code.
+    pub fn scheduler_exit(&mut self) -> Option<i32> {
+        self.scheduler.wait("SIGTERM")
     }
 
     /// Starts one more executor; does not wait for its registration.
@@ -124,6 +153,16 @@ impl Cluster {
     /// Stops the scheduler with SIGTERM and starts it on the same ports and data.
     pub async fn restart_scheduler(&mut self) {
         assert_eq!(self.scheduler.stop(Signal::SIGTERM), Some(0), "exit code of the scheduler");
+        self.start_scheduler();
+    }
+
+    /// Kills the scheduler.
+    pub fn kill_scheduler(&mut self) {
+        self.scheduler.stop(Signal::SIGKILL);
+    }
+
+    /// Starts a scheduler that was stopped on the same ports and data.
+    pub fn start_scheduler(&mut self) {
         let port = |address: &str| address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
         let ports = BTreeMap::from([("flight_port", port(&self.uri)), ("internal_port", port(&self.internal))]);
         self.scheduler = start_scheduler(self.directory.path(), &self.options, &ports).0;
@@ -149,7 +188,7 @@ impl Cluster {
     pub async fn await_idle(&self) {
         self.await_value("SELECT coalesce(sum(slots_used), 0) FROM system.runtime.executors", "0").await;
         self.await_value(
-            "SELECT count(*) FROM system.runtime.queries WHERE engine = 'staged' AND state IN ('QUEUED', 'PLANNING', 'RUNNING')",
+            "SELECT count(*) FROM system.runtime.queries WHERE engine NOT IN ('local', 'catalog') AND state IN ('QUEUED', 'PLANNING', 'RUNNING')",
             "0",
         )
         .await;
@@ -161,7 +200,7 @@ impl Cluster {
     }
 
     async fn value(&self, sql: &str) -> Result<String, windlass_client::Error> {
-        let connection = Connection::connect(&self.uri, Credentials::default()).await?;
+        let connection = Connection::connect(&self.uri, self.anonymous()).await?;
         let rows = rows::cells(&connection.collect(sql).await?);
         connection.close().await;
         Ok(rows[0][0].clone())
@@ -186,9 +225,25 @@ impl Cluster {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
+    /// Time that the executors have computed so far, all together.
+    pub fn executor_cpu_time(&self) -> Duration {
+        let ticks = |executor: &Process| -> u64 {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", executor.pid())).unwrap();
+            let after_name = stat.rsplit_once(") ").unwrap().1;
+            after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+        };
+        // The kernel counts in hundredths of a second.
+        Duration::from_millis(10 * self.executors.iter().map(ticks).sum::<u64>())
+    }
+
     /// What the scheduler logged so far.
     pub fn scheduler_log(&self) -> String {
         fs::read_to_string(&self.scheduler.log).unwrap()
+    }
+
+    /// What each executor logged so far.
+    pub fn executor_logs(&self) -> Vec<String> {
+        self.executors.iter().map(|executor| fs::read_to_string(&executor.log).unwrap()).collect()
     }
 
     /// Directories of executors in their work directory.
@@ -202,6 +257,10 @@ impl Cluster {
     }
 }
 
+fn tls_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tls").join(name)
+}
+
 fn allowed(directory: &Path, options: &Options) -> Vec<String> {
     let own = directory.join("data");
     options.locations.iter().chain([&own]).map(|path| path.display().to_string()).collect()
@@ -212,6 +271,9 @@ fn start_scheduler(directory: &Path, options: &Options, ports: &BTreeMap<&str, u
     for port in ["flight_port", "internal_port", "http_port"] {
         config.insert(port.into(), i64::from(ports.get(port).copied().unwrap_or(0)).into());
     }
+    if let Some(host) = options.advertised_host {
+        config.insert("advertised_host".into(), host.into());
+    }
     config.insert("data_dir".into(), directory.join("state").display().to_string().into());
     config.insert("allowed_locations".into(), allowed(directory, options).into());
     let hash = |password: &str| windlass_scheduler::auth::hash_password(password).unwrap();
@@ -220,7 +282,13 @@ fn start_scheduler(directory: &Path, options: &Options, ports: &BTreeMap<&str, u
         ("allow_anonymous".to_owned(), options.users.is_empty().into()),
         ("users".to_owned(), toml::Value::Table(users.collect())),
     ]);
-    config.insert("front_door".into(), toml::Table::from_iter([("auth".to_owned(), toml::Value::Table(auth))]).into());
+    let mut front_door = toml::Table::from_iter([("auth".to_owned(), toml::Value::Table(auth))]);
+    if options.tls {
+        let files = [("certificate", "server.pem"), ("key", "server.key")];
+        let files = files.map(|(setting, file)| (setting.to_owned(), tls_file(file).display().to_string().into()));
+        front_door.insert("tls".into(), toml::Table::from_iter(files).into());
+    }
+    config.insert("front_door".into(), front_door.into());
     let mut process = Process::start("windlass-scheduler", "scheduler", directory, &config);
     let line = process.first_line();
     let announced =
@@ -270,12 +338,17 @@ impl Process {
     /// Signals it and waits for its end; its exit code, if it was not killed.
     fn stop(&mut self, signal: Signal) -> Option<i32> {
         let _ = kill(self.pid(), signal);
+        self.wait(signal.as_str())
+    }
+
+    /// Waits for its end; its exit code, if it was not killed.
+    fn wait(&mut self, after: &str) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(Instant::now() < deadline, "{} does not end after {signal}", self.log.display());
+            assert!(Instant::now() < deadline, "{} does not end after {after}", self.log.display());
             std::thread::sleep(PAUSE);
         }
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Builder, Int64Array, ListBuilder, MapBuilder, MapFieldNames,
+    RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
 use parquet::arrow::ArrowWriter;
 
@@ -58,6 +58,27 @@ pub fn evolving(root: &Path) {
     let notes: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None, Some("z")]));
     write(&root.join("v=1/a.parquet"), &RecordBatch::try_from_iter_with_nullable([("id", Arc::clone(&ids), true)]).unwrap());
     write(&root.join("v=2/b.parquet"), &RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("note", notes, true)]).unwrap());
+}
+
+/// Writes `variants` under `root`: the same columns as two writers spell them and name the parts of their maps; `note` is a number in `k=3`.
+pub fn variants(root: &Path) {
+    let attributes = |[entry, key, value]: [&str; 3], number| -> ArrayRef {
+        let names = MapFieldNames { entry: entry.to_owned(), key: key.to_owned(), value: value.to_owned() };
+        let mut map = MapBuilder::new(Some(names), StringBuilder::new(), Int32Builder::new());
+        map.keys().append_value("a");
+        map.values().append_value(number);
+        map.append(true).unwrap();
+        Arc::new(map.finish())
+    };
+    let id = |id| -> ArrayRef { Arc::new(Int64Array::from(vec![id])) };
+    let note = |text| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+    let file = |name: &str, columns: [(&str, ArrayRef); 3]| {
+        write(&root.join(name), &RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap());
+    };
+    let spark = attributes(["key_value", "key", "value"], 10);
+    file("k=1/a.parquet", [("id", id(1)), ("Note", note("one")), ("attributes", spark)]);
+    file("k=2/b.parquet", [("ID", id(2)), ("note", note("two")), ("Attributes", attributes(["entries", "keys", "values"], 20))]);
+    file("k=3/c.parquet", [("id", id(3)), ("note", id(3)), ("attributes", attributes(["map", "key", "value"], 30))]);
 }
 
 /// Writes `clashing` under `root`: two files whose column `x` is a string and a date.
