@@ -22,6 +22,10 @@ slt:
 cluster:
     cargo test --workspace --test cluster
 
+# The 99 queries of TPC-DS against DuckDB; needs the packages of tests/tpcds/requirements.txt
+tpcds *args:
+    tests/tpcds/run {{args}}
+
 # Rewrites the expected plans; review the diff like code.
 accept:
     INSTA_UPDATE=always cargo test --workspace --test cluster -- plans
