@@ -2,6 +2,8 @@
 //! lacks the nested functions (`array_*`, `map_*`) that its scheduler plans with.
 
 mod calendar;
+mod limits;
+pub(crate) mod only_row;
 
 use std::sync::Arc;
 
@@ -20,7 +22,12 @@ struct Functions {
 
 fn functions() -> Functions {
     Functions {
-        scalar: ballista_scalar_functions().into_iter().chain(calendar::functions()).collect(),
+        scalar: ballista_scalar_functions()
+            .into_iter()
+            .map(limits::limited)
+            .chain(calendar::functions())
+            .chain([only_row::only_row()])
+            .collect(),
         aggregate: ballista_aggregate_functions(),
         window: ballista_window_functions(),
         higher_order: SessionStateDefaults::default_higher_order_functions(),

@@ -16,6 +16,7 @@ use crate::MESSAGE_BYTES_MAX;
 use crate::cooperation::PauseAboveJoinsRule;
 use crate::exact_casts::ExactCastsRule;
 use crate::functions::with_functions;
+use crate::single_row::SingleRowRule;
 
 /// Which engine runs a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -270,6 +271,7 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_config(config)
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(ExactCastsRule))
+        .with_analyzer_rule(Arc::new(SingleRowRule))
         // DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task.
         .with_optimizer_rules(ballista_core::optimizer::ballista_default_optimizer_rules())
         .with_physical_optimizer_rule(Arc::new(PauseAboveJoinsRule))

@@ -1,0 +1,84 @@
+//! Subqueries that stand for one value give one row, or an error.
+//!
+//! DataFusion joins such a subquery to the query that holds it, which then has each of its rows as often as the subquery has rows.
+
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, Result};
+use datafusion::config::ConfigOptions;
+use datafusion::functions_aggregate::expr_fn::{count, first_value};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, col, lit};
+use datafusion::optimizer::AnalyzerRule;
+
+use crate::functions::only_row::only_row;
+
+/// Counts the rows of every uncorrelated scalar subquery that may have several. Those of correlated ones are aggregated, or refused earlier.
+#[derive(Debug)]
+pub struct SingleRowRule;
+
+impl AnalyzerRule for SingleRowRule {
+    fn name(&self) -> &str {
+        "single_row"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        Ok(plan.transform_up_with_subqueries(rewrite)?.data)
+    }
+}
+
+fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let names = NamePreserver::new(&plan);
+    plan.map_expressions(|expr| {
+        let name = names.save(&expr);
+        Ok(expr.transform_up(check)?.update_data(|expr| name.restore(expr)))
+    })
+}
+
+fn check(expr: Expr) -> Result<Transformed<Expr>> {
+    let Expr::ScalarSubquery(subquery) = expr else { return Ok(Transformed::no(expr)) };
+    if !subquery.outer_ref_columns.is_empty() || subquery.subquery.max_rows().is_some_and(|rows| rows <= 1) {
+        return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+    }
+    let (qualifier, field) = subquery.subquery.schema().qualified_field(0);
+    let (value, name) = (Expr::Column(Column::new(qualifier.cloned(), field.name())), field.name().clone());
+    let counted = vec![count(lit(1)).alias("rows"), first_value(value, Vec::new()).alias("value")];
+    let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
+        .aggregate(Vec::<Expr>::new(), counted)?
+        .project([only_row().call(vec![col("rows"), col("value")]).alias(name)])?
+        .build()?;
+    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use datafusion::prelude::SessionContext;
+
+    use crate::session::{session_config, state_builder};
+
+    #[tokio::test]
+    async fn a_value_is_one_row_or_an_error() {
+        let runtime = Arc::new(RuntimeEnv::default());
+        let context = SessionContext::new_with_state(state_builder(session_config(2), runtime).build());
+        let run = async |sql: &str| {
+            let batches = context.sql(sql).await?.collect().await?;
+            Ok::<_, datafusion::error::DataFusionError>(pretty_format_batches(&batches)?.to_string())
+        };
+        let several = "SELECT value FROM generate_series(1, 3)";
+        for sql in [
+            format!("SELECT ({several})"),
+            format!("SELECT * FROM generate_series(1, 9) t WHERE value > ({several})"),
+            format!("SELECT * FROM generate_series(1, 9) t WHERE value = (SELECT max(value) + ({several}) FROM generate_series(1, 2))"),
+        ] {
+            let error = run(&sql).await.expect_err(&sql).to_string();
+            assert!(error.contains("gives 3 rows"), "{sql}: {error}");
+        }
+        let one = run(&format!("SELECT ({several} WHERE value = 2) AS x, ({several} WHERE value = 7) AS y")).await.unwrap();
+        assert!(one.contains("| 2 |   |"), "{one}");
+        let some = run(&format!("SELECT count(*) AS n FROM generate_series(1, 9) WHERE value > ({several} LIMIT 1)")).await.unwrap();
+        assert!(some.contains("| 8 |"), "{some}");
+    }
+}
