@@ -35,22 +35,24 @@ pub enum Stop {
     Orphaned,
 }
 
-/// Waits for SIGTERM or SIGINT, or, with `exit_with_parent`, until standard input ends.
+/// Listens for SIGTERM and SIGINT from now on; the future waits for one, or, with `exit_with_parent`, until standard input ends.
 ///
 /// A parent that holds the other end of our standard input need not outlive a crash to stop us: the kernel closes the pipe.
 /// Errors: the process cannot listen for signals.
-pub async fn stop_requested(exit_with_parent: bool) -> std::io::Result<Stop> {
+pub fn stop_requested(exit_with_parent: bool) -> std::io::Result<impl Future<Output = Stop>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let orphaned = async {
+    let orphaned = async move {
         match exit_with_parent {
             true => stdin_ended().await,
             false => std::future::pending().await,
         }
     };
-    Ok(tokio::select! {
-        _ = terminate.recv() => Stop::Signal,
-        _ = interrupt.recv() => Stop::Signal,
-        () = orphaned => Stop::Orphaned,
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => Stop::Signal,
+            _ = interrupt.recv() => Stop::Signal,
+            () = orphaned => Stop::Orphaned,
+        }
     })
 }
 

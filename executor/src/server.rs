@@ -143,11 +143,11 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         ..ExecutorProcessConfig::default()
     };
 
-    let stop = stop_requested(manners.exit_with_parent);
+    let stop = stop_requested(manners.exit_with_parent).map_err(|cause| system("listen for signals", cause))?;
     tokio::pin!(stop);
     tokio::select! {
         reached = reach_scheduler(&config, manners.rejoin) => reached?,
-        stop = &mut stop => return stop.map(|_| Ended::Stopped).map_err(|cause| system("listen for signals", cause)),
+        _ = &mut stop => return Ok(Ended::Stopped),
     }
     info!(%id, scheduler = config.scheduler, port, grpc_port, http_port, slots, memory_bytes = config.memory_limit_bytes, "executor starts");
 
@@ -165,13 +165,13 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
                 ended => ended.map(|()| None)?,
             }
         }
-        stop = &mut stop => Some(stop.map_err(|cause| system("listen for signals", cause))?),
+        stop = &mut stop => Some(stop),
         // Ballista now waits for tasks that its own pool has dropped.
         () = closing.notified() => None,
     };
     let stopped = match stopped {
         // Ballista sees a signal too and may be the first to end, and a scheduler on the same host stops with its executors.
-        None => timeout(SIGNAL_WAIT, &mut stop).await.ok().transpose().map_err(|cause| system("listen for signals", cause))?,
+        None => timeout(SIGNAL_WAIT, &mut stop).await.ok(),
         stopped => stopped,
     };
     info!(?stopped, "executor stops");

@@ -41,6 +41,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often queries are looked at during shutdown.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
 
+/// A client that was told of rows asks for them at once; one that has not for this long does not hold up a scheduler that stops.
+const FETCH_TIME: Duration = Duration::from_secs(10);
+
 /// How many queries there may be, and how long they are kept.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -413,10 +416,12 @@ impl Query {
         }
     }
 
-    /// Whether nothing runs any more, nobody reads, and there are no rows that nobody came for yet.
+    /// Whether nothing runs any more, nobody reads, and there are no rows that somebody may still come for.
     fn is_over(&self) -> bool {
         let status = self.status.borrow();
-        let unread = !self.asked.load(Ordering::Acquire) && !status.released && status.error.is_none() && !status.runs.is_empty();
+        let is_fresh = status.ended.is_some_and(|ended| ended.elapsed() < FETCH_TIME);
+        let unread =
+            is_fresh && !self.asked.load(Ordering::Acquire) && !status.released && status.error.is_none() && !status.runs.is_empty();
         status.state.is_final() && self.readers.load(Ordering::Acquire) == 0 && !unread
     }
 

@@ -46,7 +46,7 @@ pub struct Manners {
 ///
 /// `cluster_threads` serve executors, apart from the threads that serve clients: a heartbeat must not wait for a query.
 pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Handle) -> Result<()> {
-    let stop = stop_requested(manners.exit_with_parent);
+    let stop = stop_requested(manners.exit_with_parent).map_err(|cause| Error::internal(format!("cannot listen for signals: {cause}")))?;
     Fate::install();
     let metrics = metrics::install().map_err(|error| Error::internal(format!("cannot start metrics: {error}")))?;
     let flight = listen(config.flight_host, config.flight_port, "flight_port").await?;
@@ -119,7 +119,7 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         Err(cause) => Err(Error::internal(format!("a server died: {cause}"))),
     };
     let stop = tokio::select! {
-        stop = stop => stop.map_err(|cause| Error::internal(format!("cannot listen for signals: {cause}")))?,
+        stop = stop => stop,
         result = &mut front_door => return ended(result),
         result = &mut serving_executors => return ended(result),
     };
