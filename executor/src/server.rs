@@ -153,10 +153,11 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
 
     let running = start_executor_process(Arc::new(process));
     tokio::pin!(running);
-    let mut is_running = true;
+    // Whether Ballista still has something to wait for.
+    let mut can_drain = true;
     let stopped = tokio::select! {
         ended = &mut running => {
-            is_running = false;
+            can_drain = false;
             match ended {
                 Err(error) if manners.rejoin && is_passing(&error) => {
                     warn!(%error, "the scheduler did not take this executor: trying again");
@@ -166,8 +167,11 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
             }
         }
         stop = &mut stop => Some(stop),
-        // Ballista now waits for tasks that its own pool has dropped.
-        () = closing.notified() => None,
+        () = closing.notified() => {
+            // It would wait for ever for tasks that its own pool has dropped.
+            can_drain = false;
+            None
+        }
     };
     let stopped = match stopped {
         // Ballista sees a signal too and may be the first to end, and a scheduler on the same host stops with its executors.
@@ -179,7 +183,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     match stopped {
         // Ballista saw the signal too: it has told the scheduler and waits for its tasks.
         Some(Stop::Signal) => {
-            let running = async { if is_running { running.await } else { Ok(()) } };
+            let running = async { if can_drain { running.await } else { Ok(()) } };
             let drained = async { tokio::join!(running, stages.drained()).0 };
             match timeout(Duration::from_secs(config.drain_timeout_s), drained).await {
                 Ok(ended) => ended?,
