@@ -104,6 +104,15 @@ pub fn plain_type(data_type: &DataType) -> DataType {
     }
 }
 
+/// The type that scans give a column of type `data_type`: views of text and bytes, so that the values of a page need not be copied.
+pub fn scanned_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 => DataType::Utf8View,
+        DataType::Binary => DataType::BinaryView,
+        other => other.clone(),
+    }
+}
+
 /// `array<item>`.
 pub fn list_type(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new_list_field(item, true)))
@@ -162,6 +171,8 @@ fn reads_nested(column: &DataType, file: &DataType, structs: Structs) -> bool {
     use DataType::{Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, Float16, Float32, LargeBinary};
     use DataType::{LargeList, LargeListView, LargeUtf8, List, ListView, Map, RunEndEncoded, Struct, Time32, Time64, Timestamp, Utf8};
     match (column, file) {
+        (DataType::Utf8View, file) => reads_nested(&Utf8, file, structs),
+        (BinaryView, file) => reads_nested(&Binary, file, structs),
         (List(column), List(file)) => reads_nested(column.data_type(), file.data_type(), structs),
         (List(column), LargeList(file) | ListView(file) | LargeListView(file) | FixedSizeList(file, _)) => {
             reads_nested(column.data_type(), file.data_type(), Structs::ByPlace)

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`locations`] (which files a process may touch), [`session`] (defaults of a query and what users may set), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`page_index`] (page indexes read once), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
@@ -15,6 +15,7 @@ pub mod functions;
 pub mod locations;
 pub mod memory;
 pub mod named_files;
+mod page_index;
 pub mod pipelined;
 pub mod process;
 pub mod runtime;

@@ -21,6 +21,7 @@ use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
 use crate::evolution::{EvolvedColumns, Mismatch};
+use crate::page_index::with_page_indexes;
 
 /// The plan with its file scans made ours: they find columns as [`evolution`](crate::evolution) says, and their errors name the file. For a
 /// plan that is about to run: it can no longer be encoded.
@@ -29,7 +30,7 @@ pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPl
         let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
         Ok(match scan {
             Some(scan) => {
-                let source = Arc::new(NamedFiles { inner: Arc::clone(scan.file_source()) });
+                let source = Arc::new(NamedFiles { inner: with_page_indexes(Arc::clone(scan.file_source())) });
                 let scan =
                     FileScanConfigBuilder::from(scan.clone()).with_source(source).with_expr_adapter(Some(Arc::new(EvolvedColumns))).build();
                 Transformed::yes(DataSourceExec::from_data_source(scan) as _)

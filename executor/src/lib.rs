@@ -4,6 +4,7 @@
 //! end), [`task`] and [`connections`] (tasks that are traced and counted), [`flight`] (shuffle files and roll calls), [`worker`]
 //! (stages of pipelined queries), [`health`] (HTTP) and [`server`], which puts them together.
 
+mod compact;
 pub mod config;
 pub mod connections;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod flight;
 pub mod health;
 pub mod server;
 pub mod task;
+mod transparent;
 pub mod work_dir;
 pub mod worker;
 

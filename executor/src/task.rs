@@ -23,6 +23,7 @@ use windlass_engine::pipelined::memory::Share;
 use windlass_engine::roll_call::TaskName;
 use windlass_engine::telemetry::SPAN_TASK;
 
+use crate::compact::compact_written_rows;
 use crate::connections::Connections;
 
 /// Ballista's way to run tasks, with connections that are bounded and tasks that are counted.
@@ -83,7 +84,7 @@ impl ExecutionEngine for TaskEngine {
         work_dir: &str,
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
-        let plan = prepare_scans(plan)?;
+        let plan = compact_written_rows(prepare_scans(plan)?)?;
         let inner = self.inner.create_query_stage_exec(job_id.clone(), stage_id, task_id, output_partitions, plan, work_dir, config)?;
         let name = TaskName { job: job_id.to_string(), stage: stage_id as u64, task: task_id as u64 };
         Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), _entry: self.ledger.enter(name) }))

@@ -1,21 +1,18 @@
 //! Which plans run here, and what is put into them.
 
-use std::fmt;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use datafusion_distributed::BroadcastExec;
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::pipelined::Fate;
+
+use crate::transparent::{Around, Transparent};
 
 /// Operators that only read. What writes files goes through Ballista, and a node that is not known here has not been looked at.
 const ALLOWED: &[&str] = &[
@@ -58,23 +55,24 @@ const ALLOWED: &[&str] = &[
 /// Scans and the operator below the stage's last one are watched: a panic is an error in the stream, and nothing is read after the
 /// attempt's end. The shape stays, because metrics are matched by position.
 pub fn prepare(plan: Arc<dyn ExecutionPlan>, fate: &Fate) -> Result<Arc<dyn ExecutionPlan>> {
+    let watch = Watch(fate.clone());
     plan.apply(|node| match ALLOWED.contains(&operator(node.name())) {
         true => Ok(TreeNodeRecursion::Continue),
         false => Err(DataFusionError::NotImplemented(format!("the pipelined engine does not run {}", node.name()))),
     })?;
     let plan = prepare_scans(plan)?;
-    let watch = |node: Arc<dyn ExecutionPlan>| match node.is::<DataSourceExec>() {
-        true => Ok(Transformed::yes(WatchedExec::wrap(node, fate))),
+    let watch_scans = |node: Arc<dyn ExecutionPlan>| match node.is::<DataSourceExec>() {
+        true => Ok(Transformed::yes(Transparent::wrap(node, &watch))),
         false => Ok(Transformed::no(node)),
     };
-    let plan = plan.transform_up(watch)?.data;
+    let plan = plan.transform_up(watch_scans)?.data;
     // The last operator is taken off and put on again by those who ask for rows.
     match plan.is::<RepartitionExec>() || plan.is::<BroadcastExec>() {
         true => {
-            let children = plan.children().into_iter().map(|child| WatchedExec::wrap(Arc::clone(child), fate)).collect();
+            let children = plan.children().into_iter().map(|child| Transparent::wrap(Arc::clone(child), &watch)).collect();
             plan.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep))
         }
-        false => Ok(WatchedExec::wrap(plan, fate)),
+        false => Ok(Transparent::wrap(plan, &watch)),
     }
 }
 
@@ -83,63 +81,12 @@ fn operator(name: &str) -> &str {
     name.split_once('(').map_or(name, |(operator, _)| operator)
 }
 
-/// An operator whose rows are watched. Stands for the operator in everything else.
-#[derive(Debug)]
-struct WatchedExec {
-    inner: Arc<dyn ExecutionPlan>,
-    fate: Fate,
-}
+/// Panics of an operator become errors of its attempt, and its rows end with the attempt.
+#[derive(Debug, Clone)]
+struct Watch(Fate);
 
-impl WatchedExec {
-    fn wrap(inner: Arc<dyn ExecutionPlan>, fate: &Fate) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { inner, fate: fate.clone() })
-    }
-}
-
-impl DisplayAs for WatchedExec {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt_as(format, f)
-    }
-}
-
-impl ExecutionPlan for WatchedExec {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn downcast_delegate(&self) -> Option<&dyn ExecutionPlan> {
-        Some(self.inner.as_ref())
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.inner.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        self.inner.children()
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        options: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Self::wrap(Arc::clone(&self.inner).replace_children(children, options)?, &self.fate))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
-        self.inner.apply_expressions(f)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        Ok(self.fate.watch_rows(self.fate.catch(|| self.inner.execute(partition, context))??))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        self.inner.metrics()
+impl Around for Watch {
+    fn rows(&self, execute: impl FnOnce() -> Result<SendableRecordBatchStream>) -> Result<SendableRecordBatchStream> {
+        Ok(self.0.watch_rows(self.0.catch(execute)??))
     }
 }
