@@ -31,7 +31,19 @@ accept:
     INSTA_UPDATE=always cargo test --workspace --test cluster -- plans
 
 bench *args:
-    cargo run --release -p windlass-benchmarks --bin windlass-bench -- {{args}}
+    cargo build --release --workspace --bins
+    "${CARGO_TARGET_DIR:-target}/release/windlass-bench" {{args}}
+
+# DuckDB, Spark, Sail and the clients of Trino and Presto, for windlass-bench
+bench-peers:
+    python3 -m venv ~/.cache/windlass/peers
+    ~/.cache/windlass/peers/bin/pip install --quiet -r benchmarks/peers/requirements.txt
+    python3 -m venv ~/.cache/windlass/peers-sail
+    ~/.cache/windlass/peers-sail/bin/pip install --quiet -r benchmarks/peers/sail.txt
+
+# Runs another commit and this checkout in turn; fails above 5 %.
+bench-gate *args:
+    benchmarks/gate {{args}}
 
 demo *args:
     cargo demo {{args}}

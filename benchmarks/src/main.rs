@@ -4,8 +4,15 @@ mod answer;
 mod catalog;
 mod contender;
 mod estimates;
+mod gate;
+mod generate;
+mod load;
+mod oracle;
+mod page;
+mod process;
 mod report;
 mod run;
+mod scheduler;
 mod suite;
 
 use std::error::Error;
@@ -32,14 +39,29 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Benchmark {
+    /// Runs a suite on a running cluster, and on what it is compared with
+    Run(Box<run::Args>),
+    /// Asks light and heavy queries from many clients at once
+    Concurrency(Box<load::ConcurrencyArgs>),
+    /// Asks a light query alone and beside heavy ones
+    Fairness(Box<load::FairnessArgs>),
+    /// Asks for one partition at a time, from one client and from many
+    Lookup(Box<load::LookupArgs>),
     /// Plans a one-day query on tables of more and more partitions
     Catalog(catalog::Args),
-    /// Runs TPC-H or TPC-DS on a running cluster, and on what it is compared with
-    Run(run::Args),
-    /// Shows estimated and actual rows of every operator of TPC-H or TPC-DS
+    /// Shows estimated and actual rows of every operator of a suite's queries
     Estimates(estimates::Args),
+    /// Hands tasks to simulated executors, to see what a task costs the scheduler
+    Scheduler(scheduler::Args),
     /// Puts two reports side by side, query by query
     Compare(report::Args),
+    /// Draws reports on a page for a browser
+    Report(page::Args),
+    /// Runs two builds in turn and fails if the second is slower
+    Gate(gate::Args),
+    /// Works for a stock datafusion-distributed session, which starts it
+    #[command(hide = true)]
+    Worker,
 }
 
 fn main() -> ExitCode {
@@ -56,9 +78,16 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let runtime = Runtime::new()?;
     match cli.benchmark {
+        Benchmark::Run(args) => runtime.block_on(run::run(*args)),
+        Benchmark::Concurrency(args) => runtime.block_on(load::concurrency(*args)),
+        Benchmark::Fairness(args) => runtime.block_on(load::fairness(*args)),
+        Benchmark::Lookup(args) => runtime.block_on(load::lookup(*args)),
         Benchmark::Catalog(args) => runtime.block_on(catalog::run(args)),
-        Benchmark::Run(args) => runtime.block_on(run::run(args)),
         Benchmark::Estimates(args) => runtime.block_on(estimates::run(args)),
+        Benchmark::Scheduler(args) => runtime.block_on(scheduler::run(args)),
         Benchmark::Compare(args) => report::compare(&args),
+        Benchmark::Report(args) => page::run(&args),
+        Benchmark::Gate(args) => runtime.block_on(gate::run(args)),
+        Benchmark::Worker => runtime.block_on(contender::distributed::work()),
     }
 }
