@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -251,7 +252,7 @@ pub struct NewFile {
     /// Rows; none when the footer was not read.
     pub rows: Option<u64>,
     /// Statistics by column of [`TableMeta::schema`], in order.
-    pub statistics: Option<Statistics>,
+    pub statistics: Option<Arc<Statistics>>,
 }
 
 /// A data file of a partition.
@@ -261,6 +262,46 @@ pub struct DataFile {
     pub partition_id: i64,
     /// What is known of it.
     pub file: NewFile,
+}
+
+/// What ANALYZE found in one partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnalyzedPartition {
+    /// The partition.
+    pub partition_id: i64,
+    /// Rows, and what was found by column of [`TableMeta::schema`]: the sizes of values, NULLs, and bounds where they are of fixed width.
+    pub statistics: Statistics,
+    /// The different values by column, as sketches; empty where they were not counted.
+    pub sketches: Vec<Vec<u8>>,
+}
+
+impl AnalyzedPartition {
+    /// Takes over the columns of an earlier analysis that this one has not looked at.
+    pub(crate) fn keep_other_columns(&mut self, earlier: Self) {
+        let mine = self.sketches.iter_mut().zip(&mut self.statistics.column_statistics);
+        for ((sketch, column), (earlier_sketch, earlier)) in
+            mine.zip(earlier.sketches.into_iter().zip(earlier.statistics.column_statistics))
+        {
+            if sketch.is_empty() {
+                (*sketch, *column) = (earlier_sketch, earlier);
+            }
+        }
+    }
+}
+
+/// Tells whether a partition holds the files that it held. Only good within one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilesDigest(u64);
+
+impl FilesDigest {
+    /// Of all files of a partition, ordered by URL.
+    pub fn of<'a>(files: impl IntoIterator<Item = &'a DataFile>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        for DataFile { file, .. } in files {
+            (&file.url, file.size, file.modified_ms, &file.etag).hash(&mut hasher);
+        }
+        Self(hasher.finish())
+    }
 }
 
 /// One atomic change of a table. All of it happens or none.
@@ -323,9 +364,11 @@ pub struct ScanContents {
     pub partitions: Vec<Partition>,
     /// Their files, ordered by partition, then URL.
     pub files: Vec<DataFile>,
+    /// What ANALYZE found in some of them, evenly spread over those that were analyzed.
+    pub analyzed: Vec<AnalyzedPartition>,
     /// Sums over the whole table.
     pub totals: Totals,
-    /// Whether there were more partitions than the limit; then `partitions` is cut and `files` is empty.
+    /// Whether there were more partitions than the limit; then `partitions` is cut, `files` and `analyzed` are empty.
     pub truncated: bool,
 }
 
@@ -363,6 +406,10 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     -> Result<ScanContents>;
     /// Files of the given partitions, ordered by partition as given, then URL.
     async fn files(&self, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>>;
+    /// Keeps what ANALYZE found in partitions instead of what was known of the same columns, until their files change. What was found in
+    /// files that are no longer those of the partition is left out. Returns of how many partitions something was kept. The table's
+    /// version stays.
+    async fn put_analyzed(&self, table: &TableMeta, found: Vec<(AnalyzedPartition, FilesDigest)>) -> Result<u64>;
     /// Sums over the whole table, without reading them all.
     async fn totals(&self, table: &TableMeta) -> Result<Totals>;
 }

@@ -20,8 +20,8 @@ use windlass_proto::Kind;
 
 pub use parse::parse;
 pub use statement::{
-    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, DdlStatement, Key,
-    NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
+    Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
+    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
 };
 
 /// How deep the parser may recurse into the query of a view; a level of parentheses takes about three steps.

@@ -161,7 +161,7 @@ impl Listed {
             modified_ms: self.modified_ms(),
             etag: self.meta.e_tag.clone(),
             rows: Some(footer.rows as u64),
-            statistics: Some(footer.statistics(schema)),
+            statistics: Some(Arc::new(footer.statistics(schema))),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What a name means: databases, tables, partitions, files and statistics; where they are kept; how a scan is planned from them.
 //!
 //! Reading order: [`catalog`] (the trait and its words), [`predicate`] (what a store can be asked), `store/` (SQLite), `ddl/` (the
-//! statements that change names), `discover` (what files say of themselves), `prune` and `provider` (the bridge to DataFusion).
+//! statements that change names), `discover` (what files say of themselves), `analyzed` (what ANALYZE found), `prune` and `provider` (the bridge to DataFusion).
 //!
 //! Admission test: *does it say what a name means?*
 
+mod analyzed;
 pub mod catalog;
 pub mod ddl;
 pub mod discover;

@@ -1,21 +1,23 @@
 //! A table of the catalog as DataFusion sees it.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Statistics;
 use datafusion::common::stats::Precision;
+use datafusion::common::{ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 use windlass_engine::WindlassOptions;
+use windlass_engine::evolution::scanned_type;
 
-use crate::catalog::{Catalog, DataFile, KeyType, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals};
+use crate::analyzed::add_analyzed;
+use crate::catalog::{AnalyzedPartition, Catalog, KeyType, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals};
 use crate::error::Error;
 use crate::keys::format_value;
 use crate::predicate::KeyPredicate;
@@ -42,8 +44,9 @@ struct Selection {
     filters: Vec<Expr>,
     limit: Option<usize>,
     files: Vec<ScanFile>,
-    partitions: u64,
+    partitions: Vec<Partition>,
     totals: Totals,
+    analyzed: Arc<Vec<AnalyzedPartition>>,
     /// Of all files together, once somebody asked.
     statistics: OnceLock<Option<Arc<Statistics>>>,
 }
@@ -52,14 +55,25 @@ impl Selection {
     fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.file.size).sum()
     }
+
+    /// Statistics of all files together; different values where ANALYZE counted those of `columns`.
+    fn merged(&self, table: &HiveTable, columns: impl IntoIterator<Item = usize>) -> Result<Statistics> {
+        let mut statistics = scan::merged_statistics(&table.meta, &table.schema, &self.files)?;
+        add_analyzed(&mut statistics, &self.analyzed, columns.into_iter().filter(|column| *column < table.meta.schema.fields().len()));
+        Ok(statistics)
+    }
 }
 
 impl HiveTable {
     /// A table that `catalog` holds.
     pub fn new(catalog: Arc<dyn Catalog>, meta: Arc<TableMeta>) -> Self {
         // Comments and spellings are ours: they would make the schema of a result differ from what clients expect.
-        let bare = |field: &Arc<Field>| Field::new(field.name(), field.data_type().clone(), true);
-        let schema = Arc::new(Schema::new(meta.full_schema().fields().iter().map(bare).collect::<Vec<_>>()));
+        let bare = |field: &Arc<Field>, data_type| Field::new(field.name(), data_type, true);
+        let full = meta.full_schema();
+        let (columns, keys) = full.fields().split_at(meta.schema.fields().len());
+        let columns = columns.iter().map(|field| bare(field, scanned_type(field.data_type())));
+        let fields = columns.chain(keys.iter().map(|field| bare(field, field.data_type().clone())));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Self { catalog, meta, schema, selected: Mutex::default() }
     }
 
@@ -73,6 +87,19 @@ impl HiveTable {
         Ok(self.select(state, filters, limit).await?.bytes())
     }
 
+    /// What a scan with these filters and this limit reads and leaves out. Errors: as those of the scan.
+    pub async fn report(&self, state: &dyn Session, filters: &[Expr], limit: Option<usize>) -> Result<ScanReport> {
+        let selection = self.select(state, filters, limit).await?;
+        Ok(ScanReport {
+            table: self.name(),
+            partitions: selection.partitions.len() as u64,
+            partitions_total: selection.totals.partitions,
+            files: selection.files.len() as u64,
+            files_total: selection.totals.files,
+            bytes: selection.bytes(),
+        })
+    }
+
     /// Statistics of what a scan with these filters reads, or else of the last scan that was asked for. Does not ask the catalog: `None` if
     /// nothing was asked yet, or if the files' rows are not known.
     pub fn known_statistics(&self, filters: &[Expr]) -> Option<Arc<Statistics>> {
@@ -82,9 +109,32 @@ impl HiveTable {
         }?;
         let merge = || match selection.files.is_empty() {
             true => Some(Statistics { num_rows: Precision::Exact(0), ..Statistics::new_unknown(&self.schema) }),
-            false => scan::merged_statistics(&self.meta, &self.schema, &selection.files).ok(),
+            false => selection.merged(self, 0..self.schema.fields().len()).ok(),
         };
         selection.statistics.get_or_init(|| merge().map(Arc::new)).clone()
+    }
+
+    /// Values of the keys at `columns`, each combination once, in the rows that a scan with these filters reads. `None` if the catalog does
+    /// not know where rows are. Errors: as those of the scan.
+    pub async fn key_combinations(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+        columns: &[usize],
+    ) -> Result<Option<Vec<Vec<ScalarValue>>>> {
+        let selection = self.select(state, filters, None).await?;
+        let first = self.meta.schema.fields().len();
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        for file in &selection.files {
+            // A file of an external table that was empty when it was registered may have got rows since.
+            let values = columns.iter().map(|column| file.values.get(column.checked_sub(first)?).cloned()).collect::<Option<Vec<_>>>();
+            let Some(values) = values.filter(|_| file.file.rows.is_some_and(|rows| rows > 0)) else { return Ok(None) };
+            if seen.insert(values.clone()) {
+                found.push(values);
+            }
+        }
+        Ok(Some(found))
     }
 
     async fn select(&self, state: &dyn Session, filters: &[Expr], limit: Option<usize>) -> Result<Arc<Selection>> {
@@ -93,6 +143,9 @@ impl HiveTable {
             return Ok(known);
         }
         let pruning = Pruning::new(filters, &self.meta.keys);
+        if let Some(narrowed) = self.narrowed(state, &pruning, filters, limit) {
+            return Ok(self.remember(narrowed));
+        }
         let limit_of_partitions = WindlassOptions::of(state.config_options()).max_partitions_per_scan;
         let residual = |partitions| {
             let kept = pruning.retain(state, &self.meta.keys, partitions);
@@ -103,21 +156,47 @@ impl HiveTable {
         if found.truncated {
             return Err(self.too_many(limit_of_partitions, &found, &pruning).into());
         }
-        let values = found.partitions.iter().map(|partition| (partition.id, &partition.values)).collect::<HashMap<_, _>>();
-        let file = |file: DataFile| ScanFile::new(&self.meta, file.file, values[&file.partition_id].clone());
-        let mut files = scan::prune_files(state, &self.schema, &pruning.data, found.files.into_iter().map(file).collect());
-        if let Some(limit) = limit.filter(|_| pruning.data.is_empty()) {
-            files = scan::enough_files(files, limit);
+        let files = scan::scan_files(&self.meta, &found.partitions, found.files);
+        let files = self.wanted_files(state, &pruning, files, limit);
+        let (filters, partitions, totals) = (filters.to_vec(), found.partitions, found.totals);
+        let (analyzed, statistics) = (Arc::new(found.analyzed), OnceLock::new());
+        Ok(self.remember(Selection { filters, limit, files, partitions, totals, analyzed, statistics }))
+    }
+
+    /// What a scan with more filters than an earlier one reads: part of what that one found, so that a statement sees the table as it was
+    /// at one moment. `None` if there was none, or if the filters cannot be evaluated here.
+    fn narrowed(&self, state: &dyn Session, pruning: &Pruning, filters: &[Expr], limit: Option<usize>) -> Option<Selection> {
+        let is_wider =
+            |selection: &&Arc<Selection>| selection.limit.is_none() && selection.filters.iter().all(|filter| filters.contains(filter));
+        let wider = self.selected.lock().iter().filter(is_wider).max_by_key(|selection| selection.filters.len()).map(Arc::clone)?;
+        let kept = wider.partitions.iter().filter(|partition| pruning.predicate.evaluate(&partition.values)).cloned().collect();
+        let partitions = pruning.retain(state, &self.meta.keys, kept).ok()?;
+        let values: HashSet<&Vec<ScalarValue>> = partitions.iter().map(|partition| &partition.values).collect();
+        let files = wider.files.iter().filter(|file| values.contains(&file.values)).cloned().collect();
+        let files = self.wanted_files(state, pruning, files, limit);
+        let (filters, totals, statistics) = (filters.to_vec(), wider.totals, OnceLock::new());
+        // What was found in more partitions still bounds what these hold.
+        let analyzed = Arc::clone(&wider.analyzed);
+        Some(Selection { filters, limit, files, partitions, totals, analyzed, statistics })
+    }
+
+    /// Those of `files` that may hold rows, as many as `limit` needs.
+    fn wanted_files(&self, state: &dyn Session, pruning: &Pruning, files: Vec<ScanFile>, limit: Option<usize>) -> Vec<ScanFile> {
+        let files = scan::prune_files(state, &self.schema, &pruning.data, files);
+        match limit.filter(|_| pruning.data.is_empty()) {
+            Some(limit) => scan::enough_files(files, limit),
+            None => files,
         }
-        let partitions = found.partitions.len() as u64;
-        let (filters, statistics) = (filters.to_vec(), OnceLock::new());
-        let selection = Arc::new(Selection { filters, limit, files, partitions, totals: found.totals, statistics });
+    }
+
+    fn remember(&self, selection: Selection) -> Arc<Selection> {
+        let selection = Arc::new(selection);
         let mut selected = self.selected.lock();
         if selected.len() == SELECTIONS_MAX {
             selected.remove(0);
         }
         selected.push(Arc::clone(&selection));
-        Ok(selection)
+        selection
     }
 
     fn name(&self) -> String {
@@ -188,16 +267,14 @@ impl TableProvider for HiveTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let selection = self.select(state, filters, limit).await?;
         if let Some(reports) = state.config().get_extension::<ScanReports>() {
-            reports.add(ScanReport {
-                table: self.name(),
-                partitions: selection.partitions,
-                partitions_total: selection.totals.partitions,
-                files: selection.files.len() as u64,
-                files_total: selection.totals.files,
-                bytes: selection.bytes(),
-            });
+            reports.add(self.report(state, filters, limit).await?);
         }
-        scan::read_files(state, &self.meta, &self.schema, &selection.files, projection, limit).await
+        let statistics = match (selection.statistics.get(), projection) {
+            (Some(Some(known)), _) => known.as_ref().clone(),
+            (_, Some(columns)) => selection.merged(self, columns.iter().copied())?,
+            (_, None) => selection.merged(self, 0..self.schema.fields().len())?,
+        };
+        scan::read_files(state, &self.meta, &self.schema, &selection.files, statistics, projection, limit).await
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

@@ -22,7 +22,7 @@ use crate::catalog::{KeyType, Partition, PartitionKey};
 use crate::predicate::{Comparison, KeyPredicate, after_prefix};
 
 /// Members of an IN list that a store is asked about; longer lists are evaluated over the keys.
-const IN_LIST_MAX: usize = 1000;
+pub const IN_LIST_MAX: usize = 1000;
 /// Whole numbers below this are exact as DOUBLE.
 const DOUBLE_EXACT: f64 = 9_007_199_254_740_992.0;
 /// Digits of whole numbers as DOUBLE or REAL: more than any exact type has, as casts back need not be exact.

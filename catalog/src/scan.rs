@@ -1,6 +1,6 @@
 //! From a table's files to a plan that reads them, and what is said about it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,7 +33,10 @@ use object_store::ObjectMeta;
 use parking_lot::Mutex;
 use url::{Position, Url};
 
-use crate::catalog::{NewFile, TableKind, TableMeta};
+use crate::analyzed::{add_analyzed, distinct_keys};
+use windlass_engine::evolution::scanned_type;
+
+use crate::catalog::{DataFile, NewFile, Partition, ScanContents, TableKind, TableMeta};
 use crate::discover::object_path;
 use crate::error::{Error, Result};
 use crate::prune::unqualified;
@@ -118,21 +121,50 @@ pub(crate) struct ScanFile {
 impl ScanFile {
     pub(crate) fn new(table: &TableMeta, file: NewFile, values: Vec<ScalarValue>) -> Self {
         let rows = file.rows.and_then(|rows| usize::try_from(rows).ok()).map_or(Precision::Absent, Precision::Exact);
-        let recorded = file.statistics.clone().unwrap_or_default();
+        let recorded = file.statistics.as_deref().cloned().unwrap_or_default();
         let mut columns = recorded.column_statistics;
         // Nothing was recorded of columns that came later.
         columns.resize_with(table.schema.fields().len(), ColumnStatistics::new_unknown);
-        // A column may have got a wider type since.
         for (column, field) in columns.iter_mut().zip(table.schema.fields()) {
+            let scanned = scanned_type(field.data_type());
             for bound in [&mut column.min_value, &mut column.max_value] {
-                if bound.get_value().is_some_and(|value| value.data_type() != *field.data_type()) {
-                    *bound = bound.cast_to(field.data_type()).unwrap_or(Precision::Absent);
+                *bound = std::mem::take(bound).map(as_view);
+                // A column may have got a wider type since.
+                if bound.get_value().is_some_and(|value| value.data_type() != scanned) {
+                    *bound = bound.cast_to(&scanned).unwrap_or(Precision::Absent);
                 }
             }
         }
         columns.extend(values.iter().map(|value| constant_column(value, rows)));
         let statistics = Statistics { num_rows: rows, total_byte_size: recorded.total_byte_size, column_statistics: columns };
         Self { file, values, statistics }
+    }
+}
+
+/// The files of some partitions.
+pub(crate) fn scan_files(table: &TableMeta, partitions: &[Partition], files: Vec<DataFile>) -> Vec<ScanFile> {
+    let values: HashMap<_, _> = partitions.iter().map(|partition| (partition.id, &partition.values)).collect();
+    files.into_iter().map(|file| ScanFile::new(table, file.file, values[&file.partition_id].clone())).collect()
+}
+
+/// Statistics of all rows of a table, of which `contents` are all partitions: what plans assume about a scan of all.
+pub fn table_statistics(table: &TableMeta, contents: ScanContents) -> Result<Statistics> {
+    let files = scan_files(table, &contents.partitions, contents.files);
+    let merged = merged_statistics(table, &table.full_schema(), &files);
+    let mut merged = merged.map_err(|error| Error::Internal(format!("cannot merge statistics: {}", error.strip_backtrace())))?;
+    if files.is_empty() {
+        merged.num_rows = Precision::Exact(0);
+    }
+    add_analyzed(&mut merged, &contents.analyzed, 0..table.schema.fields().len());
+    Ok(merged)
+}
+
+/// A value of a file's statistics in the type that scans give its column.
+fn as_view(value: ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Utf8(text) => ScalarValue::Utf8View(text),
+        ScalarValue::Binary(bytes) => ScalarValue::BinaryView(bytes),
+        other => other,
     }
 }
 
@@ -231,7 +263,7 @@ pub(crate) fn enough_files(mut files: Vec<ScanFile>, limit: usize) -> Vec<ScanFi
     files
 }
 
-/// The plan that reads `files`, which belong to `table`.
+/// The plan that reads `files`, which belong to `table` and of which `statistics` are known.
 ///
 /// Shape: as many partitions as the session has target partitions, fewer if there is little to read; equal bytes in each.
 /// Errors: `Unsupported` if a file lies in another object store than the table.
@@ -240,6 +272,7 @@ pub(crate) async fn read_files(
     table: &TableMeta,
     schema: &SchemaRef,
     files: &[ScanFile],
+    statistics: Statistics,
     projection: Option<&Vec<usize>>,
     limit: Option<usize>,
 ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
@@ -248,7 +281,6 @@ pub(crate) async fn read_files(
     if files.is_empty() {
         return Ok(Arc::new(EmptyExec::new(Arc::new(schema.project(projection)?))));
     }
-    let statistics = merged_statistics(table, schema, files)?;
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
     let files = files.iter().map(|file| partitioned_file(store, file)).collect::<Result<Vec<_>>>()?;
@@ -276,7 +308,12 @@ pub(crate) async fn read_files(
 /// Files of external tables may be replaced behind our back, so that theirs are good for estimates only. Rows are never counted by them.
 pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
     let merged = Statistics::try_merge_iter(files.iter().map(|file| &file.statistics), schema)?;
-    Ok(if table.kind == TableKind::Managed { merged } else { merged.to_inexact() })
+    let mut merged = if table.kind == TableKind::Managed { merged } else { merged.to_inexact() };
+    // Those of the files were guessed from bounds, which text does not help with.
+    for (key, column) in merged.column_statistics.iter_mut().skip(table.schema.fields().len()).enumerate() {
+        column.distinct_count = Precision::Inexact(distinct_keys(files.iter().map(|file| &file.values[key])));
+    }
+    Ok(merged)
 }
 
 /// Statistics stay here: the file has been pruned with them, and they would travel with the plan to every task.

@@ -4,7 +4,9 @@
 //! raises the table's version and adds a row to `commits`. A table's name is looked up at every use and what it means is decoded once
 //! per version, so there is nothing to invalidate. One process at a time: [`names_version`](Catalog::names_version) is counted in memory.
 
+mod analyzed;
 mod contents;
+mod decoded;
 mod filter;
 
 use std::fs::OpenOptions;
@@ -30,9 +32,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 use tracing::Instrument;
 
+use self::decoded::DecodedStatistics;
 use crate::catalog::{
-    Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, KEYS_MAX, KeyType, NewPartition, NewTable, Partition, PartitionList, Residual,
-    ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
+    AnalyzedPartition, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, KEYS_MAX, KeyType, NewPartition, NewTable,
+    Partition, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
 };
 use crate::error::{Error, Result};
 use crate::keys::decode_decimal;
@@ -66,6 +69,7 @@ pub struct SqliteCatalog {
     names_version: Arc<AtomicU64>,
     /// By id and version: what is in here never changes.
     tables: Cache<(i64, i64), Arc<TableMeta>>,
+    decoded: DecodedStatistics,
 }
 
 impl SqliteCatalog {
@@ -92,7 +96,7 @@ impl SqliteCatalog {
     }
 
     fn new(writer: SqlitePool, readers: SqlitePool) -> Self {
-        Self { writer, readers, names_version: Arc::default(), tables: Cache::new(TABLES_CACHED_MAX) }
+        Self { writer, readers, names_version: Arc::default(), tables: Cache::new(TABLES_CACHED_MAX), decoded: DecodedStatistics::new() }
     }
 
     /// Runs `work` in one transaction. It goes on if the caller goes away, so that a commit and `names_version` never part.
@@ -257,13 +261,26 @@ impl Catalog for SqliteCatalog {
         let totals = totals(&mut snapshot, table).await?;
         let (partitions, truncated) = partitions(&mut snapshot, table, predicate, residual, limit).await?;
         let ids = partitions.iter().map(|partition| partition.id).collect::<Vec<_>>();
-        let files = if truncated { Vec::new() } else { contents::files(&mut snapshot, table, &ids).await? };
-        Ok(ScanContents { partitions, files, totals, truncated })
+        let (files, analyzed) = match truncated {
+            true => Default::default(),
+            false => {
+                (contents::files(&mut snapshot, &self.decoded, table, &ids).await?, analyzed::sample(&mut snapshot, table, &ids).await?)
+            }
+        };
+        Ok(ScanContents { partitions, files, analyzed, totals, truncated })
     }
 
     async fn files(&self, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>> {
         let mut connection = self.readers.acquire().await.map_err(failed("read files"))?;
-        contents::files(&mut connection, table, partition_ids).await
+        contents::files(&mut connection, &self.decoded, table, partition_ids).await
+    }
+
+    async fn put_analyzed(&self, table: &TableMeta, found: Vec<(AnalyzedPartition, FilesDigest)>) -> Result<u64> {
+        let (table, decoded) = (table.clone(), self.decoded.clone());
+        self.write("write statistics", Names::Stay, move |connection| {
+            Box::pin(async move { analyzed::put(connection, &decoded, &table, found).await })
+        })
+        .await
     }
 
     async fn totals(&self, table: &TableMeta) -> Result<Totals> {

@@ -42,7 +42,7 @@ pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
 
 /// Whether a statement returns rows, by its first word; the others change something and return a count or a message at most.
 pub fn returns_rows(sql: &str) -> bool {
-    const WORDS: [&str; 9] = ["select", "with", "values", "show", "describe", "desc", "explain", "table", "from"];
+    const WORDS: [&str; 11] = ["select", "with", "values", "show", "describe", "desc", "explain", "analyze", "msck", "table", "from"];
     let mut at = 0;
     while let Some(c) = sql[at..].chars().next() {
         let (end, is_blank) = token(sql, at, c);

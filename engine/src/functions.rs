@@ -4,6 +4,7 @@
 mod calendar;
 mod limits;
 pub(crate) mod only_row;
+pub mod sketch;
 
 use std::sync::Arc;
 
@@ -26,9 +27,9 @@ fn functions() -> Functions {
             .into_iter()
             .map(limits::limited)
             .chain(calendar::functions())
-            .chain([only_row::only_row()])
+            .chain([only_row::only_row(), sketch::estimate()])
             .collect(),
-        aggregate: ballista_aggregate_functions(),
+        aggregate: ballista_aggregate_functions().into_iter().chain(sketch::aggregates()).collect(),
         window: ballista_window_functions(),
         higher_order: SessionStateDefaults::default_higher_order_functions(),
     }

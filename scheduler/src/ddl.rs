@@ -1,8 +1,9 @@
 //! Runs the statements that show or change names against the catalog. Their grammar is in [`windlass_catalog::ddl`].
 //!
 //! Reading order: this file (entry and names), `show` (what is only read), `change` (what is made, altered and dropped), `repair` (the
-//! difference between a directory and the catalog).
+//! difference between a directory and the catalog), `analyze` (statistics of values, which take a query).
 
+mod analyze;
 mod change;
 mod repair;
 mod show;
@@ -24,6 +25,7 @@ use windlass_catalog::{Catalog, Error as CatalogError};
 use windlass_engine::{LocationError, Locations};
 use windlass_proto::Kind;
 
+pub use self::analyze::{Analysis, Analyzing};
 use crate::error::{Error, Result};
 
 /// What a statement left for the client.
@@ -89,8 +91,8 @@ impl DdlExecutor {
 
 /// Columns of the rows that a statement returns, all text; `None` if it returns no rows.
 ///
-/// Statements that return rows can be run twice without harm: all but `MSCK REPAIR TABLE` only read, and that one finds nothing to
-/// do the second time.
+/// Statements that return rows can be run twice without harm: all but `MSCK REPAIR TABLE` and `ANALYZE` only read, and those find nothing
+/// to do, or the same again, the second time.
 pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
     let names: &[&str] = match statement {
         DdlStatement::ShowCatalogs { .. } => &["catalog_name"],
@@ -101,9 +103,13 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
         }
         DdlStatement::ShowPartitions { .. } => &["partition_name", "location", "files", "bytes", "rows"],
         DdlStatement::ShowProperties { .. } => &["property", "value"],
+        DdlStatement::ShowStats(_) => {
+            &["column_name", "data_size", "distinct_values_count", "nulls_fraction", "row_count", "low_value", "high_value"]
+        }
         DdlStatement::ShowCreate(_) => &["create_statement"],
         DdlStatement::DescribeDatabase(_) => &["property", "value"],
         DdlStatement::Repair { .. } => &["partitions_added", "partitions_removed", "files_added", "files_removed"],
+        DdlStatement::Analyze(_) => &["partitions_analyzed", "columns_analyzed", "rows", "partitions_changed"],
         DdlStatement::Use(_)
         | DdlStatement::CreateDatabase(_)
         | DdlStatement::DropDatabase { .. }
@@ -119,10 +125,15 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
 type Row = Vec<Option<String>>;
 
 fn rows(statement: &DdlStatement, rows: Vec<Row>) -> Result<Outcome> {
+    let batch = rows_of(statement, rows)?;
+    Ok(Outcome::Rows(batch.schema(), vec![batch]))
+}
+
+fn rows_of(statement: &DdlStatement, rows: Vec<Row>) -> Result<RecordBatch> {
     let schema = output_schema(statement).ok_or_else(|| Error::internal("a statement without columns returned rows"))?;
     let column = |index: usize| -> ArrayRef { Arc::new(rows.iter().map(|row| row[index].as_deref()).collect::<StringArray>()) };
-    let batch = RecordBatch::try_new(Arc::clone(&schema), (0..schema.fields().len()).map(column).collect())?;
-    Ok(Outcome::Rows(schema, vec![batch]))
+    let columns = (0..schema.fields().len()).map(column).collect();
+    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// One statement's view of the executor.
@@ -167,6 +178,7 @@ impl Names<'_> {
                 let row = self.repair(table, *mode).await?;
                 rows(statement, vec![row.map(Some).into()])
             }
+            DdlStatement::Analyze(analyze) => rows(statement, vec![self.analyze_size(analyze).await?]),
             shown => {
                 let shown_rows = self.show(shown).await?;
                 rows(statement, shown_rows)

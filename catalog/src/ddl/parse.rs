@@ -8,8 +8,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use super::ParseError;
 use super::cursor::Cursor;
 use super::statement::{
-    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, DdlStatement, Key,
-    NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
+    Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
+    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
 };
 use super::types::type_name;
 use crate::catalog::KeyType;
@@ -31,11 +31,6 @@ pub fn parse(sql: &str) -> Result<Option<DdlStatement>> {
 fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
     if c.is_any(&["INSERT", "UPDATE", "DELETE", "MERGE INTO", "TRUNCATE", "LOAD DATA", "COPY"]) {
         return Err(writes(c));
-    }
-    if c.is("ANALYZE") {
-        return Err(
-            c.unsupported("ANALYZE is not supported: statistics are read when files are registered; MSCK REPAIR TABLE does it again")
-        );
     }
     let statement = if c.eat("USE") {
         let _ = c.eat_before_name("DATABASE") || c.eat_before_name("SCHEMA");
@@ -59,6 +54,8 @@ fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         comment_on(c)?
     } else if c.is("ALTER") {
         return Err(c.unsupported("only ALTER TABLE and ALTER VIEW are supported"));
+    } else if c.eat("ANALYZE") {
+        DdlStatement::Analyze(analyze(c)?)
     } else if c.eat("MSCK") {
         c.eat("REPAIR");
         c.expect("TABLE")?;
@@ -113,6 +110,11 @@ fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         let table = table_name(c)?;
         let conditions = if c.eat("PARTITION") { c.list(condition)? } else { Vec::new() };
         DdlStatement::ShowPartitions { table, conditions }
+    } else if c.eat("STATS FOR") {
+        if matches!(c.nth(0), Token::LParen) {
+            return Err(c.unsupported("statistics of a query cannot be shown: name a table, or use EXPLAIN"));
+        }
+        DdlStatement::ShowStats(table_name(c)?)
     } else if c.eat("TBLPROPERTIES") {
         let table = table_name(c)?;
         let mut names = if matches!(c.nth(0), Token::LParen) { c.list(property_name)? } else { Vec::new() };
@@ -462,6 +464,45 @@ fn drop_name(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     let table = table_name(c)?;
     c.eat("PURGE");
     Ok(DdlStatement::Drop { table, if_exists, view })
+}
+
+/// Hive's and Spark's `[TABLE] t [PARTITION (k = v, k2)] COMPUTE STATISTICS [NOSCAN | FOR ALL COLUMNS | FOR COLUMNS a, b]`, Trino's `t`.
+fn analyze(c: &mut Cursor<'_>) -> Result<Analyze> {
+    if c.is_any(&["TABLES IN", "TABLES FROM"]) {
+        return Err(c.unsupported("ANALYZE TABLES is not supported: name one table"));
+    }
+    let _ = c.eat_before_name("TABLE");
+    let table = table_name(c)?;
+    let key = |c: &mut Cursor<'_>| {
+        let name = c.identifier("a partition key")?;
+        let value = if c.eat_token(&Token::Eq) { Some(value(c)?) } else { None };
+        Ok((name, value))
+    };
+    let partition = if c.eat("PARTITION") { c.list(key)? } else { Vec::new() };
+    let mut scope = AnalyzeScope::AllColumns;
+    if c.is("WITH") {
+        return Err(c.unsupported("ANALYZE ... WITH (...) is not supported: use PARTITION (key = value) and FOR COLUMNS a, b"));
+    }
+    if c.eat("COMPUTE") {
+        c.expect("STATISTICS")?;
+        if c.eat("NOSCAN") {
+            scope = AnalyzeScope::Size;
+        } else if c.eat("FOR") {
+            let all = c.eat("ALL");
+            c.expect("COLUMNS")?;
+            // Hive leaves the names of all columns out.
+            if !all && matches!(c.nth(0), Token::LParen) {
+                scope = AnalyzeScope::Columns(c.list(|c| c.identifier("a column name"))?);
+            } else if !all && matches!(c.nth(0), Token::Word(_)) {
+                let mut columns = vec![c.identifier("a column name")?];
+                while c.eat_token(&Token::Comma) {
+                    columns.push(c.identifier("a column name")?);
+                }
+                scope = AnalyzeScope::Columns(columns);
+            }
+        }
+    }
+    Ok(Analyze { table, partition, scope })
 }
 
 fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {

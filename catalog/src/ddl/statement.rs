@@ -55,6 +55,8 @@ pub enum DdlStatement {
         /// The one property to show.
         name: Option<String>,
     },
+    /// `SHOW STATS FOR`
+    ShowStats(TableName),
     /// `DESCRIBE`
     Describe {
         /// The table or view.
@@ -111,6 +113,30 @@ pub enum DdlStatement {
         /// Which differences count.
         mode: RepairMode,
     },
+    /// `ANALYZE TABLE`, `ANALYZE`
+    Analyze(Analyze),
+}
+
+/// `ANALYZE TABLE`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Analyze {
+    /// The table.
+    pub table: TableName,
+    /// Which partitions: keys with their values, or of any value; none for all partitions.
+    pub partition: Vec<(String, Option<PartitionValue>)>,
+    /// What is looked at.
+    pub scope: AnalyzeScope,
+}
+
+/// What `ANALYZE` looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AnalyzeScope {
+    /// Rows and bytes, which the catalog has from the files' footers: `NOSCAN`.
+    Size,
+    /// The values of all columns.
+    AllColumns,
+    /// The values of these columns, in lower case.
+    Columns(Vec<String>),
 }
 
 /// What an `ALTER` changes.

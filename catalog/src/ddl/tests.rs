@@ -77,6 +77,7 @@ fn show_and_describe() {
     assert_eq!(ours("SHOW TABLES 'a*|b'"), tables(None, like("a*|b"), false));
     assert_eq!(ours("show views from d like '%x'"), tables(database("d"), like("%x"), true));
     assert_eq!(ours("SHOW COLUMNS IN t FROM d"), DdlStatement::ShowColumns(name("d.t")));
+    assert_eq!(ours("SHOW STATS FOR d.t"), DdlStatement::ShowStats(name("d.t")));
     assert_eq!(ours("SHOW CREATE TABLE d.t"), DdlStatement::ShowCreate(name("d.t")));
     let condition = Condition { key: "dt".to_owned(), comparison: Comparison::Equal, value: Some("2024-01-01".to_owned()) };
     assert_eq!(
@@ -199,7 +200,9 @@ fn what_is_not_done_says_so_and_where() {
         ("CREATE TABLE t (a int) CLUSTERED BY (a) INTO 4 BUCKETS", "CLUSTERED"),
         ("CREATE FUNCTION f AS 'x'", "CREATE FUNCTION"),
         ("ALTER TABLE t DROP COLUMN a", "DROP COLUMN"),
-        ("ANALYZE TABLE t COMPUTE STATISTICS", "ANALYZE"),
+        ("ANALYZE TABLES IN d COMPUTE STATISTICS", "name one table"),
+        ("ANALYZE t WITH (partitions = ARRAY['a'])", "PARTITION (key = value)"),
+        ("SHOW STATS FOR (SELECT 1)", "name a table"),
     ];
     for (sql, text) in cases {
         let error = error(sql);
@@ -269,6 +272,40 @@ fn alterations() {
         ("ALTER TABLE t RECOVER PARTITIONS", RepairMode::Add),
     ] {
         assert_eq!(ours(sql), DdlStatement::Repair { table: name("t"), mode }, "{sql}");
+    }
+}
+
+#[test]
+fn analyses() {
+    let analyze = |sql: &str| match ours(sql) {
+        DdlStatement::Analyze(Analyze { table, partition, scope }) => (table, partition, scope),
+        other => panic!("{other:?}"),
+    };
+    let text = |text: &str| text.to_owned();
+    for sql in [
+        "ANALYZE t",
+        "ANALYZE TABLE t;",
+        "analyze table T compute statistics",
+        "ANALYZE TABLE t COMPUTE STATISTICS FOR ALL COLUMNS",
+        "ANALYZE TABLE t COMPUTE STATISTICS FOR COLUMNS",
+    ] {
+        assert_eq!(analyze(sql), (name("t"), vec![], AnalyzeScope::AllColumns), "{sql}");
+    }
+    assert_eq!(analyze("ANALYZE TABLE t COMPUTE STATISTICS NOSCAN").2, AnalyzeScope::Size);
+    for columns in ["A, b", "(a, `b`)"] {
+        let sql = format!("ANALYZE TABLE d.t PARTITION (dt = '2024-01-01', n = NULL, hr) COMPUTE STATISTICS FOR COLUMNS {columns}");
+        let partition = vec![(text("dt"), Some(Some(text("2024-01-01")))), (text("n"), Some(None)), (text("hr"), None)];
+        assert_eq!(analyze(&sql), (name("d.t"), partition, AnalyzeScope::Columns(vec![text("a"), text("b")])), "{sql}");
+    }
+    for (sql, message, column) in [
+        ("ANALYZE", "expected a table name, found the end", 8),
+        ("ANALYZE TABLE t COMPUTE", "expected STATISTICS, found the end", 24),
+        ("ANALYZE TABLE t COMPUTE STATISTICS FOR a", "expected COLUMNS, found 'a'", 40),
+        ("ANALYZE TABLE t PARTITION (dt > 1)", "expected ')', found '>'", 31),
+        ("ANALYZE TABLE t COMPUTE STATISTICS FOR COLUMNS a b", "expected the end of the statement, found 'b'", 50),
+    ] {
+        let error = error(sql);
+        assert_eq!((error.message.as_str(), error.column), (message, column), "{sql}");
     }
 }
 

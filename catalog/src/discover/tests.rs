@@ -131,7 +131,7 @@ async fn schemas_are_merged() {
     let columns = found.schema.fields().iter().map(|field| (field.name().as_str(), field.data_type().clone()));
     let expected = [("vendorid", DataType::Int64), ("v", DataType::Utf8), ("m", DataType::Decimal128(9, 3)), ("new", DataType::Utf8)];
     assert_eq!(columns.collect::<Vec<_>>(), expected);
-    let statistics = |file: usize| found.partitions[0].files[file].statistics.clone().unwrap().column_statistics;
+    let statistics = |file: usize| found.partitions[0].files[file].statistics.clone().unwrap().column_statistics.clone();
     assert_eq!(statistics(0)[0].max_value, Precision::Exact(ScalarValue::Int64(Some(2))), "cast to the table's type");
     assert_eq!(statistics(0)[1].min_value, Precision::Exact("a".into()));
     assert_eq!(statistics(0)[2].max_value, Precision::Exact(ScalarValue::Decimal128(Some(200), 9, 3)));

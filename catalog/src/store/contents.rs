@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::slice;
+use std::sync::Arc;
 
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion_proto_common::protobuf_common as protobuf;
@@ -10,7 +11,8 @@ use sqlx::query_builder::Separated;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
-use super::{count, failed, integer, reserve_ids, to_json};
+use super::decoded::DecodedStatistics;
+use super::{analyzed, count, failed, integer, reserve_ids, to_json};
 use crate::catalog::{Contents, DataFile, NewFile, NewPartition, PartitionKey, TableMeta};
 use crate::error::{Error, Result};
 use crate::keys::{Encoded, encode, partition_name};
@@ -59,6 +61,7 @@ pub(super) async fn apply(connection: &mut SqliteConnection, table_id: i64, keys
     if !remove_files.is_empty() || !add_files.is_empty() {
         let touched: BTreeSet<i64> = remove_files.iter().map(|(id, _)| *id).chain(add_files.iter().map(|file| file.partition_id)).collect();
         check_partitions(connection, table_id, &touched).await?;
+        analyzed::forget(connection, &touched.iter().copied().collect::<Vec<_>>()).await?;
         let mut changes = delete_files(connection, &remove_files).await?;
         for DataFile { partition_id, file } in &add_files {
             let change = changes.entry(*partition_id).or_default();
@@ -79,14 +82,27 @@ pub(super) async fn apply(connection: &mut SqliteConnection, table_id: i64, keys
 }
 
 /// Files of some partitions, ordered by partition as given, then URL.
-pub(super) async fn files(connection: &mut SqliteConnection, table: &TableMeta, partition_ids: &[i64]) -> Result<Vec<DataFile>> {
+pub(super) async fn files(
+    connection: &mut SqliteConnection,
+    decoded: &DecodedStatistics,
+    table: &TableMeta,
+    partition_ids: &[i64],
+) -> Result<Vec<DataFile>> {
     let action = "read files";
     let query = sqlx::query(
         "SELECT partition_id, url, size, modified_ms, etag, row_count, statistics FROM files
          WHERE partition_id IN (SELECT value FROM json_each(?1)) ORDER BY partition_id, url",
     );
     let rows = query.bind(to_json(partition_ids)?).fetch_all(connection).await.map_err(failed(action))?;
-    let mut files = rows.iter().map(|row| decode_file(row, table)).collect::<Result<Vec<_>>>()?;
+    let mut files = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let read = || Ok((decode_file(row)?, row.try_get::<Option<&[u8]>, _>(6)?.map(Arc::from)));
+        let (mut file, statistics) = read().map_err(failed("read a file"))?;
+        if let Some(statistics) = statistics {
+            file.file.statistics = decoded.get(statistics, table.schema.fields().len()).await;
+        }
+        files.push(file);
+    }
     let places: HashMap<i64, usize> = partition_ids.iter().zip(0..).map(|(id, place)| (*id, place)).collect();
     // Stable, so that the order by URL stays.
     files.sort_by_key(|file| places.get(&file.partition_id).copied());
@@ -218,7 +234,7 @@ async fn insert_files(connection: &mut SqliteConnection, files: &[(i64, &NewFile
     let bind = |values: &mut Separated<'_, Sqlite, &'static str>, (partition_id, file): &(i64, &NewFile)| {
         values.push_bind(*partition_id).push_bind(file.url.clone()).push_bind(integer(file.size)).push_bind(file.modified_ms);
         values.push_bind(file.etag.clone()).push_bind(file.rows.map(integer));
-        values.push_bind(file.statistics.as_ref().map(encode_statistics));
+        values.push_bind(file.statistics.as_deref().map(encode_statistics));
     };
     insert_rows(connection, insert, files, bind, |(_, file)| Error::AlreadyExists { what: "file", name: file.url.clone() }).await
 }
@@ -254,29 +270,26 @@ async fn insert_rows<R: Sync>(
     Ok(())
 }
 
-fn decode_file(row: &SqliteRow, table: &TableMeta) -> Result<DataFile> {
-    let decode = || {
-        let statistics = row.try_get::<Option<&[u8]>, _>(6)?.and_then(|bytes| decode_statistics(bytes, table.schema.fields().len()));
-        let file = NewFile {
-            url: row.try_get(1)?,
-            size: count(row.try_get(2)?),
-            modified_ms: row.try_get(3)?,
-            etag: row.try_get(4)?,
-            rows: row.try_get::<Option<i64>, _>(5)?.map(count),
-            statistics,
-        };
-        Ok(DataFile { partition_id: row.try_get(0)?, file })
+/// A file without its statistics.
+fn decode_file(row: &SqliteRow) -> Result<DataFile, sqlx::Error> {
+    let file = NewFile {
+        url: row.try_get(1)?,
+        size: count(row.try_get(2)?),
+        modified_ms: row.try_get(3)?,
+        etag: row.try_get(4)?,
+        rows: row.try_get::<Option<i64>, _>(5)?.map(count),
+        statistics: None,
     };
-    decode().map_err(failed("read a file"))
+    Ok(DataFile { partition_id: row.try_get(0)?, file })
 }
 
-fn encode_statistics(statistics: &Statistics) -> Vec<u8> {
+pub(super) fn encode_statistics(statistics: &Statistics) -> Vec<u8> {
     protobuf::Statistics::from(statistics).encode_to_vec()
 }
 
 /// Statistics of `columns` columns: those that were added to the table after the file was recorded are unknown. Bytes that
 /// cannot be read, say of a DataFusion that wrote them differently, are no statistics.
-fn decode_statistics(bytes: &[u8], columns: usize) -> Option<Statistics> {
+pub(super) fn decode_statistics(bytes: &[u8], columns: usize) -> Option<Statistics> {
     let message = protobuf::Statistics::decode(bytes).ok()?;
     let mut statistics = Statistics::try_from(&message).ok()?;
     statistics.column_statistics.resize_with(columns, ColumnStatistics::new_unknown);

@@ -207,16 +207,64 @@ async fn statistics_follow_the_columns() {
         total_byte_size: Precision::Absent,
         column_statistics: vec![column.clone(), ColumnStatistics::new_unknown()],
     };
-    let with_statistics = NewFile { statistics: Some(statistics.clone()), ..file("f", 1, Some(7)) };
+    let with_statistics = NewFile { statistics: Some(Arc::new(statistics.clone())), ..file("f", 1, Some(7)) };
     let contents = Contents { add_partitions: vec![partition(&[], &[], vec![with_statistics])], ..Default::default() };
     let table = catalog.create_table(new_table("t", vec![]), contents).await.unwrap();
     let id = all(&catalog, &table).await[0].id;
     let read = async |table: &TableMeta| catalog.files(table, &[id]).await.unwrap()[0].file.statistics.clone();
-    assert_eq!(read(&table).await, Some(statistics.clone()));
+    assert_eq!(read(&table).await, Some(Arc::new(statistics.clone())));
 
     let table = catalog.change_table(&table, "ADD COLUMNS", TableChange::Columns(schema(&["a", "b", "c"]))).await.unwrap();
     let widened = read(&table).await.unwrap();
     assert_eq!((widened.column_statistics.len(), &widened.column_statistics[0]), (3, &column));
+}
+
+#[tokio::test]
+async fn what_was_analyzed_goes_with_its_files() {
+    let catalog = SqliteCatalog::in_memory().await.unwrap();
+    let keys = vec![key("n", KeyType::Int)];
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let parts = (0..100).map(|n| partition(&keys, &[&n.to_string()], vec![file(&format!("f{n}"), 10, Some(3))]));
+    let table = add(&catalog, &table, parts.collect()).await.unwrap();
+    let ids: Vec<_> = all(&catalog, &table).await.iter().map(|partition| partition.id).collect();
+    let files = catalog.files(&table, &ids).await.unwrap();
+    let found = |place: usize, sketches: [&str; 2]| {
+        let column = ColumnStatistics { min_value: Precision::Exact((place as i64).into()), ..ColumnStatistics::new_unknown() };
+        let statistics = Statistics {
+            num_rows: Precision::Exact(3),
+            total_byte_size: Precision::Absent,
+            column_statistics: vec![column, ColumnStatistics::new_unknown()],
+        };
+        let sketches = sketches.map(|sketch| sketch.as_bytes().to_vec()).into();
+        (AnalyzedPartition { partition_id: ids[place], statistics, sketches }, FilesDigest::of(&files[place..=place]))
+    };
+    let sample = async |table: &TableMeta| catalog.scan(table, &KeyPredicate::All, None, usize::MAX).await.unwrap().analyzed;
+    assert!(sample(&table).await.is_empty());
+
+    // What was found in other files is left out; columns that are not looked at again stay.
+    let (stale, _) = found(3, ["a", "b"]);
+    let mut changed = files[3].clone();
+    changed.file.size += 1;
+    let first = vec![found(1, ["a", ""]), found(2, ["a", "b"]), (stale, FilesDigest::of([&changed]))];
+    assert_eq!(catalog.put_analyzed(&table, first).await.unwrap(), 2);
+    assert_eq!(catalog.put_analyzed(&table, vec![found(1, ["", "c"])]).await.unwrap(), 1);
+    assert_eq!(sample(&table).await, [found(1, ["a", "c"]).0, found(2, ["a", "b"]).0]);
+    assert_eq!(catalog.table(DEFAULT_DATABASE, "t").await.unwrap().unwrap().version, table.version);
+
+    let gone = Contents { remove_files: vec![(ids[1], "f1".to_owned())], ..Default::default() };
+    let table = catalog.change_table(&table, "MSCK", TableChange::Contents(gone)).await.unwrap();
+    assert_eq!(sample(&table).await, [found(2, ["a", "b"]).0]);
+    let gone = Contents { remove_partitions: vec![ids[2]], ..Default::default() };
+    let table = catalog.change_table(&table, "DROP PARTITION", TableChange::Contents(gone)).await.unwrap();
+    assert!(sample(&table).await.is_empty());
+
+    // Of many, some from all over are read.
+    catalog.put_analyzed(&table, (3..100).map(|place| found(place, ["a", "b"])).collect()).await.unwrap();
+    let places: Vec<_> = sample(&table).await.iter().map(|found| ids.iter().position(|id| *id == found.partition_id).unwrap()).collect();
+    assert_eq!((places.len(), &places[..4], &places[60..]), (64, &[3, 4, 6, 7][..], &[93, 95, 96, 98][..]));
+    catalog.drop_table(&table).await.unwrap();
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM analyzed_partitions").fetch_one(&catalog.readers).await.unwrap();
+    assert_eq!(left, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -598,7 +598,7 @@ fn with_change(table: &TableMeta, change: &ColumnChange, is_empty: bool) -> Resu
 }
 
 /// A position and a typed value for a key of a table.
-fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, ScalarValue)> {
+pub(super) fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, ScalarValue)> {
     let Some(index) = table.keys.iter().position(|key| key.name == name) else {
         let known = table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
         return Err(not_found("partition key", name).with_hint(match table.keys.is_empty() {

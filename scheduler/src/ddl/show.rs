@@ -3,9 +3,15 @@
 use std::collections::BTreeSet;
 
 use chrono::DateTime;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ScalarValue, Statistics};
+use windlass_catalog::KeyPredicate;
 use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta};
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, PartitionValues, Pattern, TableName};
+use windlass_catalog::scan::table_statistics;
 
 use super::{Names, PARTITIONS_MAX, Row, not_found, too_many_partitions};
 use crate::error::{Error, Result};
@@ -35,6 +41,7 @@ impl Names<'_> {
                 let shown = properties.into_iter().filter(|(property, _)| name.as_ref().is_none_or(|name| name == property));
                 Ok(shown.map(|(property, value)| vec![Some(property), Some(value)]).collect())
             }
+            DdlStatement::ShowStats(table) => self.show_stats(table).await,
             DdlStatement::ShowPartitions { table, conditions } => self.show_partitions(table, conditions).await,
             DdlStatement::ShowCreate(table) => {
                 let table = self.table(table).await?;
@@ -150,6 +157,16 @@ impl Names<'_> {
         Ok(rows)
     }
 
+    async fn show_stats(&self, name: &TableName) -> Result<Vec<Row>> {
+        let table = self.table(name).await?;
+        check_kind(&table, false)?;
+        let found = self.catalog().scan(&table, &KeyPredicate::All, None, PARTITIONS_MAX).await?;
+        match found.truncated {
+            true => Err(too_many_partitions(&table)),
+            false => stats_rows(&table, &table_statistics(&table, found)?),
+        }
+    }
+
     async fn show_partitions(&self, name: &TableName, conditions: &[Condition]) -> Result<Vec<Row>> {
         let table = self.table(name).await?;
         if table.keys.is_empty() {
@@ -172,6 +189,32 @@ impl Names<'_> {
         };
         Ok(kept.map(row).collect())
     }
+}
+
+/// One line per column, and one about the table, as Trino has them. Numbers are those that plans are made with.
+fn stats_rows(table: &TableMeta, statistics: &Statistics) -> Result<Vec<Row>> {
+    let rows = statistics.num_rows.get_value();
+    let schema = table.full_schema();
+    let columns = schema.fields().iter().zip(&statistics.column_statistics).map(|(field, column)| {
+        let is_fixed = field.data_type().primitive_width().is_some() || *field.data_type() == DataType::Boolean;
+        let number = |value: &Precision<usize>| value.get_value().map(|value| value.to_string());
+        let bound = |value: &Precision<ScalarValue>| {
+            let value = value.get_value().filter(|value| is_fixed && !value.is_null());
+            value.map(|value| Ok::<_, Error>(array_value_to_string(&value.to_array()?, 0)?)).transpose()
+        };
+        let nulls = column.null_count.get_value().zip(rows.filter(|rows| **rows > 0));
+        Ok(vec![
+            Some(field.name().clone()),
+            if is_fixed { None } else { number(&column.byte_size) },
+            number(&column.distinct_count),
+            nulls.map(|(nulls, rows)| (*nulls as f64 / *rows as f64).to_string()),
+            None,
+            bound(&column.min_value)?,
+            bound(&column.max_value)?,
+        ])
+    });
+    let of_table = vec![None, None, None, None, rows.map(|rows| rows.to_string()), None, None];
+    columns.chain([Ok(of_table)]).collect()
 }
 
 /// One row per different name, in order.
