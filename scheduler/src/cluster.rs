@@ -3,9 +3,11 @@
 //! [`Executors`] is the state that Ballista's scheduler asks for slots. Ballista's own counts slots up and down with events and loses count
 //! when a stage is rolled back: its cancelled tasks report to a stage that no longer runs them, their slots never come back, and the query
 //! waits for ever. Ours counts nothing. Before tasks are bound it looks at the tasks that run in live graphs ([`slots`]), and whether those
-//! graphs still add up ([`soundness`]). [`door`] is what executors may say to us, [`jobs`] the state of Ballista's jobs.
+//! graphs still add up ([`soundness`]). [`rounds`] says how often. [`door`] is what executors may say to us, [`jobs`] the state of Ballista's
+//! jobs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,8 +17,8 @@ use ballista_core::JobId;
 use ballista_core::error::{BallistaError, Result};
 use ballista_core::serde::protobuf::executor_status::Status as Health;
 use ballista_core::serde::protobuf::job_status::Status as JobStatus;
-use ballista_core::serde::protobuf::{ExecutorHeartbeat, ExecutorStatus};
-use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata};
+use ballista_core::serde::protobuf::{ExecutorHeartbeat, ExecutorStatus, TaskStatus};
+use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification};
 use ballista_scheduler::cluster::memory::InMemoryClusterState;
 use ballista_scheduler::cluster::{BoundTask, ClusterState, ClusterStateEvent, ClusterStateEventStream, ExecutorSlot};
 use ballista_scheduler::config::TaskDistributionPolicy;
@@ -31,8 +33,12 @@ use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 use tracing::{info, warn};
 
+use self::rounds::Rounds;
+use self::slots::{Tally, Usage};
+
 pub mod door;
 pub mod jobs;
+pub mod rounds;
 pub mod slots;
 pub mod soundness;
 
@@ -45,6 +51,12 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Cluster events that a slow listener may fall behind.
 const EVENTS_BUFFERED_MAX: usize = 256;
 
+/// How long [`Executors::capacity`] holds: whoever watches a query asks for it, and it looks at all queries.
+const CAPACITY_HOLDS: Duration = Duration::from_millis(250);
+
+/// A job's stages and tasks, shared with Ballista.
+pub type Graph = Arc<tokio::sync::RwLock<ExecutionGraphBox>>;
+
 /// The executors of this cluster.
 #[derive(Debug)]
 pub struct Executors {
@@ -52,7 +64,10 @@ pub struct Executors {
     events: broadcast::Sender<ClusterStateEvent>,
     /// Executors lost since the start.
     losses: watch::Sender<u64>,
-    audits: Mutex<HashMap<JobId, Audit>>,
+    /// Jobs that run. Their graphs' locks are taken before this one.
+    jobs: Mutex<HashMap<JobId, Known>>,
+    rounds: Rounds,
+    capacity: Mutex<Option<(Instant, Capacity)>>,
 }
 
 /// One executor.
@@ -87,13 +102,73 @@ pub enum Doom {
     TasksLost,
 }
 
-/// What is remembered of a job between two looks at its graph.
-#[derive(Debug, Default)]
-struct Audit {
+/// What is known of a job that runs, from look to look at its graph.
+struct Known {
+    graph: Graph,
+    tally: Tally,
+    /// Whether an executor was lost while it ran.
+    bereft: bool,
     fingerprint: Option<u64>,
     doom: Option<Doom>,
     /// Numbers that tasks were given so far, by stage.
     task_ids: HashMap<usize, usize>,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Known").field("tally", &self.tally).field("doom", &self.doom).finish_non_exhaustive()
+    }
+}
+
+impl Known {
+    fn new(graph: &Graph) -> Self {
+        let graph = Arc::clone(graph);
+        Self { graph, tally: Tally::default(), bereft: false, fingerprint: None, doom: None, task_ids: HashMap::new() }
+    }
+
+    /// Whether its graph may not add up.
+    fn is_disturbed(&self, stages: &soundness::Stages) -> bool {
+        self.bereft || self.tally.has_failed() || soundness::was_rolled_back(stages)
+    }
+
+    /// Looks at the job's graph before tasks are bound; whether they may be.
+    fn audit(&mut self, job: &JobId, graph: &mut ExecutionGraphBox) -> bool {
+        if !self.is_disturbed(graph.stages()) {
+            return true;
+        }
+        let fingerprint = Some(soundness::fingerprint(graph.stages()));
+        if self.doom.is_none() && self.fingerprint != fingerprint {
+            self.fingerprint = fingerprint;
+            if !repair_inputs(job, graph) {
+                self.doom = Some(Doom::Unsound);
+            }
+        }
+        let mut seen = Vec::new();
+        while let Some(stage) = graph.fetch_running_stage(&seen) {
+            seen.push(stage.stage_id);
+            soundness::skip_task_ids(stage, self.task_ids.get(&stage.stage_id).copied().unwrap_or(0));
+        }
+        self.doom.is_none()
+    }
+}
+
+/// What the executors could still take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slots that no job uses.
+    pub free_slots: u32,
+    /// Executors that take tasks.
+    pub executors: usize,
+}
+
+/// A job whose partitions wait for slots.
+struct Waiting<'a> {
+    /// Slots that it uses.
+    running: u32,
+    queued_at: u64,
+    id: &'a JobId,
+    job: &'a JobInfoCache,
+    partitions: usize,
 }
 
 impl Default for Executors {
@@ -102,7 +177,9 @@ impl Default for Executors {
             members: RwLock::default(),
             events: broadcast::Sender::new(EVENTS_BUFFERED_MAX),
             losses: watch::Sender::new(0),
-            audits: Mutex::default(),
+            jobs: Mutex::default(),
+            rounds: Rounds::default(),
+            capacity: Mutex::default(),
         }
     }
 }
@@ -111,6 +188,21 @@ impl Executors {
     /// All executors that were not given up.
     pub fn members(&self) -> Vec<Member> {
         self.members.read().values().cloned().collect()
+    }
+
+    /// An executor that takes tasks.
+    pub fn any_member(&self) -> Option<String> {
+        self.members.read().iter().find(|(_, member)| member.is_active()).map(|(id, _)| id.clone())
+    }
+
+    /// Whether an executor was not given up.
+    pub fn is_member(&self, executor: &str) -> bool {
+        self.members.read().contains_key(executor)
+    }
+
+    /// Slots of all executors.
+    pub fn slots(&self) -> usize {
+        self.members.read().values().map(|member| member.slots as usize).sum()
     }
 
     /// How many executors take tasks.
@@ -134,12 +226,14 @@ impl Executors {
 
     /// Why a job's tasks are held back for good, if they are.
     pub fn doom(&self, job: &JobId) -> Option<Doom> {
-        self.audits.lock().get(job).and_then(|audit| audit.doom)
+        self.jobs.lock().get(job).and_then(|known| known.doom)
     }
 
     /// Holds back a job's tasks for good.
     pub fn condemn(&self, job: &JobId, doom: Doom) {
-        self.audits.lock().entry(job.clone()).or_default().doom = Some(doom);
+        if let Some(known) = self.jobs.lock().get_mut(job) {
+            known.doom = Some(doom);
+        }
     }
 
     /// Notes an executor's build and memory.
@@ -152,9 +246,85 @@ impl Executors {
         }
     }
 
+    /// The graph of a job that tasks were looked for in.
+    pub fn graph(&self, job: &str) -> Option<Graph> {
+        self.jobs.lock().get(job).map(|known| Arc::clone(&known.graph))
+    }
+
     /// Forgets a job.
     pub fn forget(&self, job: &JobId) {
-        self.audits.lock().remove(job);
+        self.jobs.lock().remove(job);
+    }
+
+    /// Slots in use, by executor. Graphs that are being written now count as they were seen last: waiting for their locks here could hold
+    /// up the scheduler's own event loop.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for known in self.jobs.lock().values_mut() {
+            if let Ok(graph) = known.graph.try_read() {
+                known.tally.look(graph.stages());
+            }
+            known.tally.add_to(&mut usage);
+        }
+        usage
+    }
+
+    /// What the executors could still take, as of a moment ago.
+    pub fn capacity(&self) -> Capacity {
+        let mut capacity = self.capacity.lock();
+        match *capacity {
+            Some((at, known)) if at.elapsed() < CAPACITY_HOLDS => known,
+            _ => {
+                let (used, mut now) = (self.usage(), Capacity::default());
+                for (id, member) in self.members.read().iter().filter(|(_, member)| member.is_active()) {
+                    now.free_slots += slots::free(member.slots, used.of(id));
+                    now.executors += 1;
+                }
+                *capacity = Some((Instant::now(), now));
+                now
+            }
+        }
+    }
+
+    /// Enters successes of tasks into their graphs, and returns what Ballista has to hear of: all else, and whatever ends a stage or
+    /// belongs to a job that has lost tasks.
+    ///
+    /// Ballista takes one report after the other and looks at all jobs and executors after each. Where a stage goes on, nothing has
+    /// changed but a task, and here reports on different jobs are entered side by side.
+    pub async fn enter(&self, executor: &str, ended: Vec<TaskStatus>) -> Vec<TaskStatus> {
+        let Some(metadata) = self.members.read().get(executor).map(|member| member.metadata.clone()) else { return ended };
+        let mut by_job: HashMap<String, Vec<TaskStatus>> = HashMap::new();
+        for task in ended {
+            by_job.entry(task.job_id.clone()).or_default().push(task);
+        }
+        let mut left = Vec::new();
+        for (job, ended) in by_job {
+            match self.graph(&job) {
+                Some(graph) => left.extend(self.enter_into(&job, &mut *graph.write().await, &metadata, ended)),
+                None => left.extend(ended),
+            }
+        }
+        left
+    }
+
+    fn enter_into(&self, job: &str, graph: &mut ExecutionGraphBox, executor: &ExecutorMetadata, ended: Vec<TaskStatus>) -> Vec<TaskStatus> {
+        let sound = self.jobs.lock().get(job).is_some_and(|known| !known.is_disturbed(graph.stages()));
+        if !sound || !soundness::goes_on(graph.stages(), &ended) {
+            return ended;
+        }
+        // No limit of failures is looked at for a success.
+        match graph.update_task_status(executor, ended, usize::MAX, usize::MAX) {
+            Ok(events) if events.is_empty() => {}
+            // The watchdog will find the job stuck, and its query runs again.
+            outcome => warn!(job, executor = executor.id, ?outcome, "a stage that goes on made more of a task's end"),
+        }
+        self.rounds.slots_freed();
+        Vec::new()
+    }
+
+    /// Has tasks bound with `ask` where nothing else makes Ballista bind them. Never returns.
+    pub async fn bind_when_due<F: Future<Output = ()>>(&self, ask: impl Fn() -> F) {
+        self.rounds.ask_when_due(ask).await;
     }
 
     /// Knocks at executors that were not heard of for `silence` and gives up those that refuse: nothing listens there any more. Those that
@@ -181,35 +351,80 @@ impl Executors {
         self.losses.send_modify(|losses| *losses += 1);
     }
 
-    /// Looks at a job's graph before tasks are bound; whether they may be.
-    fn audit(&self, job: &JobId, graph: &mut ExecutionGraphBox) -> bool {
-        if !soundness::is_disturbed(graph.stages()) {
-            return true;
-        }
-        let mut audits = self.audits.lock();
-        let audit = audits.entry(job.clone()).or_default();
-        let fingerprint = Some(soundness::fingerprint(graph.stages()));
-        if audit.doom.is_none() && audit.fingerprint != fingerprint {
-            audit.fingerprint = fingerprint;
-            if !repair_inputs(job, graph) {
-                audit.doom = Some(Doom::Unsound);
-            }
-        }
-        let mut seen = Vec::new();
-        while let Some(stage) = graph.fetch_running_stage(&seen) {
-            seen.push(stage.stage_id);
-            soundness::skip_task_ids(stage, audit.task_ids.get(&stage.stage_id).copied().unwrap_or(0));
-        }
-        audit.doom.is_none()
+    /// Looks at a job and counts what it uses; the partitions that wait for slots, none if they shall not get any.
+    fn look<'a>(&self, id: &'a JobId, job: &'a JobInfoCache, graph: &mut ExecutionGraphBox, used: &mut Usage) -> Option<Waiting<'a>> {
+        let Some(JobStatus::Running(status)) = &job.status else { return None };
+        let mut jobs = self.jobs.lock();
+        let known = jobs.entry(id.clone()).or_insert_with(|| Known::new(&job.execution_graph));
+        known.tally.look(graph.stages());
+        let running = known.tally.add_to(used);
+        // Stages whose inputs are complete are started with the first of their tasks.
+        graph.revive();
+        let partitions = graph.available_tasks();
+        let may_run = known.audit(id, graph);
+        (may_run && partitions > 0).then_some(Waiting { running, queued_at: status.queued_at, id, job, partitions })
+    }
+
+    /// What is free of the slots of those executors that are `allowed`.
+    fn offers(&self, allowed: Option<&HashSet<String>>, used: &Usage) -> Offers {
+        let members = self.members.read();
+        let allowed = members.iter().filter(|(id, _)| allowed.is_none_or(|allowed| allowed.contains(*id)));
+        let free = allowed.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
+        Offers { free: free.collect(), counters: InMemoryClusterState::default() }
     }
 
     fn note_task_ids(&self, bound: &[BoundTask]) {
-        let mut audits = self.audits.lock();
+        let mut jobs = self.jobs.lock();
         for (_, task) in bound {
-            let used = audits.entry(task.key.job_id.clone()).or_default().task_ids.entry(task.key.stage_id).or_default();
-            *used = (*used).max(task.key.task_id + 1);
+            if let Some(known) = jobs.get_mut(&task.key.job_id) {
+                let used = known.task_ids.entry(task.key.stage_id).or_default();
+                *used = (*used).max(task.key.task_id + 1);
+            }
         }
     }
+}
+
+/// Executors with free slots, those with most first.
+struct Offers {
+    free: BinaryHeap<(u32, String)>,
+    /// Ballista's own state binds from counters that it keeps; this one gets counters that are right and live for one call.
+    counters: InMemoryClusterState,
+}
+
+impl Offers {
+    /// Binds a job's tasks to the executors with most free slots, as many as its partitions need: looking at more would make each task
+    /// cost as much as there are executors.
+    async fn bind(&mut self, distribution: &TaskDistributionPolicy, waiting: &Waiting<'_>) -> Result<Vec<BoundTask>> {
+        let (mut offered, mut slots) = (Vec::new(), 0);
+        while slots < waiting.partitions
+            && let Some((free, id)) = self.free.pop()
+        {
+            slots += free as usize;
+            let spec = ExecutorData { executor_id: id.clone(), total_vcores: free, available_vcores: free };
+            self.counters.register_executor(nameless(id.clone()), spec).await?;
+            offered.push((free, id));
+        }
+        let job = Arc::new(HashMap::from([(waiting.id.clone(), waiting.job.clone())]));
+        let bound = self.counters.bind_schedulable_tasks(distribution.clone(), job, None).await?;
+        let mut taken: HashMap<&str, u32> = HashMap::new();
+        for (executor, task) in &bound {
+            *taken.entry(executor).or_default() += task.vcores_consumed;
+        }
+        for (free, id) in offered {
+            self.counters.remove_executor(&id).await?;
+            let left = slots::free(free, taken.get(id.as_str()).copied().unwrap_or(0));
+            if left > 0 {
+                self.free.push((left, id));
+            }
+        }
+        Ok(bound)
+    }
+}
+
+/// An executor of which only the name matters.
+fn nameless(id: String) -> ExecutorMetadata {
+    let (specification, os_info) = (ExecutorSpecification::default(), ExecutorOperatingSystemSpecification::default());
+    ExecutorMetadata { id, host: String::new(), port: 0, grpc_port: 0, specification, os_info }
 }
 
 #[async_trait]
@@ -221,38 +436,32 @@ impl ClusterState for Executors {
         active_jobs: Arc<HashMap<JobId, JobInfoCache>>,
         executors: Option<HashSet<String>>,
     ) -> Result<Vec<BoundTask>> {
-        let mut used = slots::Usage::default();
-        let mut queue = Vec::with_capacity(active_jobs.len());
+        let began = Instant::now();
+        if !self.rounds.begin(began) {
+            return Ok(Vec::new());
+        }
+        let mut used = Usage::default();
+        let mut queue = Vec::new();
+        // A round that was under way when a job ended may have got to know it again.
+        self.jobs.lock().retain(|id, _| active_jobs.contains_key(id));
         for (id, job) in active_jobs.iter() {
             let mut graph = job.execution_graph.write().await;
-            let running = slots::running(graph.stages());
-            let queued_at = match &job.status {
-                Some(JobStatus::Running(running)) => running.queued_at,
-                _ => continue,
-            };
-            if self.audit(id, &mut graph) {
-                queue.push((running.total(), queued_at, id, job));
-            }
-            used.add(&running);
+            queue.extend(self.look(id, job, &mut graph, &mut used));
         }
-        queue.sort_by_key(|(running, queued_at, id, _)| (*running, *queued_at, id.as_str()));
+        queue.sort_by_key(|waiting| (waiting.running, waiting.queued_at, waiting.id.as_str()));
 
-        // Ballista's own state binds from counters that it keeps; this one gets counters that are right and lives for one call.
-        let counters = InMemoryClusterState::default();
-        for member in self.members() {
-            let id = member.metadata.id.clone();
-            if executors.as_ref().is_none_or(|allowed| allowed.contains(&id)) {
-                let available_vcores = slots::free(member.slots, used.of(&id));
-                let spec = ExecutorData { executor_id: id, total_vcores: member.slots, available_vcores };
-                counters.register_executor(member.metadata, spec).await?;
-            }
-        }
+        let mut offers = self.offers(executors.as_ref(), &used);
         let mut bound = Vec::new();
-        for (_, _, id, job) in queue {
-            let one = Arc::new(HashMap::from([(id.clone(), job.clone())]));
-            bound.extend(counters.bind_schedulable_tasks(distribution.clone(), one, None).await?);
+        let mut partitions = 0;
+        for waiting in &queue {
+            partitions += waiting.partitions;
+            if !offers.free.is_empty() {
+                bound.extend(offers.bind(&distribution, waiting).await?);
+            }
         }
         self.note_task_ids(&bound);
+        let started: usize = bound.iter().map(|(_, task)| task.global_input_partition_ids.len()).sum();
+        self.rounds.end(began, Instant::now(), started < partitions);
         Ok(bound)
     }
 
@@ -309,13 +518,16 @@ impl ClusterState for Executors {
     async fn save_executor_heartbeat(&self, heartbeat: ExecutorHeartbeat) -> Result<()> {
         if let Some(member) = self.members.write().get_mut(&heartbeat.executor_id) {
             member.heard = Instant::now();
-            member.heartbeat = heartbeat;
+            // All heartbeats are copied whenever tasks are bound, and nobody reads their metrics.
+            member.heartbeat = ExecutorHeartbeat { metrics: Vec::new(), ..heartbeat };
         }
         Ok(())
     }
 
     async fn remove_executor(&self, executor_id: &str) -> Result<()> {
         let Some(member) = self.members.write().remove(executor_id) else { return Ok(()) };
+        // Its tasks' outputs are lost too.
+        self.jobs.lock().values_mut().for_each(|known| known.bereft = true);
         warn!(executor = executor_id, host = member.metadata.host, "executor is gone");
         if member.heartbeat.timestamp > 0 {
             self.losses.send_modify(|losses| *losses += 1);

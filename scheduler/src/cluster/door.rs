@@ -124,6 +124,12 @@ impl SchedulerGrpc for ExecutorDoor {
             let executors = Arc::clone(&self.executors);
             tokio::spawn(async move { executors.probe(Duration::ZERO).await });
         }
+        let (metadata, extensions, UpdateTaskStatusParams { executor_id, task_status }) = request.into_parts();
+        let task_status = self.executors.enter(&executor_id, task_status).await;
+        if task_status.is_empty() {
+            return Ok(Response::new(UpdateTaskStatusResult { success: true }));
+        }
+        let request = Request::from_parts(metadata, extensions, UpdateTaskStatusParams { executor_id, task_status });
         SchedulerGrpc::update_task_status(&self.inner, request).await
     }
 

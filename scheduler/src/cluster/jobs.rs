@@ -1,6 +1,6 @@
 //! Ballista's jobs: one attempt each of one query.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 pub struct Jobs {
     inner: InMemoryJobState,
     cancelled: Mutex<HashSet<JobId>>,
-    changed: Notify,
+    /// Who waits for which job; an entry lives as long as its job.
+    changed: Mutex<HashMap<JobId, Arc<Notify>>>,
 }
 
 impl Jobs {
@@ -28,12 +29,18 @@ impl Jobs {
     pub fn new(scheduler_id: &str) -> Self {
         // Sessions are ours: those that Ballista would make are for clients that it does not get here.
         let inner = InMemoryJobState::new(scheduler_id, Arc::new(default_session_builder), Arc::new(default_config_producer));
-        Self { inner, cancelled: Mutex::default(), changed: Notify::new() }
+        Self { inner, cancelled: Mutex::default(), changed: Mutex::default() }
     }
 
-    /// Wakes after any job's state has changed.
-    pub fn changed(&self) -> &Notify {
-        &self.changed
+    /// Wakes after the job's state has changed.
+    pub fn changed(&self, job: &JobId) -> Arc<Notify> {
+        Arc::clone(self.changed.lock().entry(job.clone()).or_default())
+    }
+
+    fn tell(&self, job: &JobId) {
+        if let Some(waiting) = self.changed.lock().get(job) {
+            waiting.notify_waiters();
+        }
     }
 
     /// Keeps a job that is still being planned from starting.
@@ -77,18 +84,19 @@ impl JobState for Jobs {
 
     async fn save_job(&self, job_id: &JobId, graph: &ExecutionGraphBox) -> Result<()> {
         let saved = self.inner.save_job(job_id, graph).await;
-        self.changed.notify_waiters();
+        self.tell(job_id);
         saved
     }
 
     async fn fail_unscheduled_job(&self, job_id: &JobId, reason: String) -> Result<()> {
         let saved = self.inner.fail_unscheduled_job(job_id, reason).await;
-        self.changed.notify_waiters();
+        self.tell(job_id);
         saved
     }
 
     async fn remove_job(&self, job_id: &JobId) -> Result<()> {
         self.cancelled.lock().remove(job_id);
+        self.changed.lock().remove(job_id);
         self.inner.remove_job(job_id).await
     }
 

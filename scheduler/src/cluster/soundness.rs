@@ -15,10 +15,10 @@ use std::sync::Arc;
 use ballista_core::execution_plans::ShuffleReaderExec;
 use ballista_core::serde::protobuf::failed_task::FailedReason;
 use ballista_core::serde::protobuf::task_status::Status;
-use ballista_core::serde::protobuf::{FailedTask, TaskKilled};
+use ballista_core::serde::protobuf::{FailedTask, TaskKilled, TaskStatus};
 use ballista_core::serde::scheduler::PartitionLocation;
 use ballista_scheduler::state::execution_graph::create_task_info;
-use ballista_scheduler::state::execution_stage::{ExecutionStage, RunningStage, StageOutput};
+use ballista_scheduler::state::execution_stage::{ExecutionStage, RunningStage, StageOutput, TaskInfo};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
@@ -29,12 +29,9 @@ pub type Stages = HashMap<usize, ExecutionStage>;
 /// Task, executor, output partition and file of one published output.
 type Output<'a> = (usize, &'a str, usize, Option<u64>);
 
-/// Whether any task of the graph was ever lost, failed or rolled back. If not, the graph is sound.
-pub fn is_disturbed(stages: &Stages) -> bool {
-    stages.values().any(|stage| {
-        let failed = |task: &ballista_scheduler::state::execution_stage::TaskInfo| matches!(task.task_status, Status::Failed(_));
-        attempt(stage) > 0 || stage.task_infos().is_some_and(|tasks| tasks.iter().any(failed))
-    })
+/// Whether any stage of the graph was ever rolled back. If not, and if no task was lost or failed, the graph is sound.
+pub fn was_rolled_back(stages: &Stages) -> bool {
+    stages.values().any(|stage| attempt(stage) > 0)
 }
 
 /// Changes when a stage changes its state or attempt: only then can a sound graph become unsound.
@@ -86,6 +83,21 @@ pub fn unlist_stale(consumer: &mut RunningStage, producer: usize, made: &Executi
         input.partition_locations.values_mut().for_each(keep);
     }
     Ok(readers == 1)
+}
+
+/// Whether each of these tasks has succeeded in a stage that goes on afterwards: nothing but the task changes then.
+pub fn goes_on(stages: &Stages, ended: &[TaskStatus]) -> bool {
+    let runs = |task: &TaskInfo| matches!(task.task_status, Status::Running(_));
+    ended.iter().all(|task| {
+        let Some(ExecutionStage::Running(stage)) = stages.get(&(task.stage_id as usize)) else { return false };
+        let ends_too = |id: usize| ended.iter().any(|other| other.stage_id == task.stage_id && other.task_id as usize == id);
+        // What was started last is likely to run.
+        let another_runs = || stage.task_infos.iter().enumerate().rev().any(|(id, other)| runs(other) && !ends_too(id));
+        matches!(task.status, Some(Status::Successful(_)))
+            && task.stage_attempt_num as usize == stage.stage_attempt_num
+            && stage.task_infos.get(task.task_id as usize).is_some_and(runs)
+            && (stage.pending.remaining() > 0 || another_runs())
+    })
 }
 
 /// Lets a stage's next task have the number `used` at least: those below belong to earlier attempts of the stage.
@@ -146,7 +158,7 @@ pub(crate) mod tests {
     use ballista_core::serde::scheduler::{
         ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification, PartitionId, PartitionStats,
     };
-    use ballista_scheduler::state::execution_stage::{TaskInfo, UnresolvedStage};
+    use ballista_scheduler::state::execution_stage::UnresolvedStage;
     use datafusion::arrow::datatypes::Schema;
     use datafusion::physical_plan::Partitioning;
     use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -219,11 +231,11 @@ pub(crate) mod tests {
     fn outputs_of_a_stage_that_was_rolled_back_are_found_and_unlisted() {
         let mut stages = running_stage(1, 0, vec![task(0, "a", 1, Some(vec![0])), task(1, "b", 1, None)]);
         stages.insert(2, waiting_for_stage_1(vec![location("a", 0, 0)]));
-        assert!(!is_disturbed(&stages));
+        assert!(!was_rolled_back(&stages));
 
         let before = fingerprint(&stages);
         stages.extend(running_stage(1, 1, vec![task(0, "", 0, None), task(1, "", 0, None), task(2, "b", 2, Some(vec![0]))]));
-        assert!(is_disturbed(&stages));
+        assert!(was_rolled_back(&stages));
         assert_ne!(fingerprint(&stages), before);
         let mut consumer = ready(vec![location("a", 0, 0), location("b", 2, 0)]);
         stages.insert(2, ExecutionStage::Running(consumer.clone()));
@@ -261,6 +273,30 @@ pub(crate) mod tests {
         stage.task_infos.push(next);
         skip_task_ids(stage, 3);
         assert_eq!((stage.task_infos.len(), stage.running_tasks().len(), stage.is_successful()), (3, 0, true));
+    }
+
+    #[test]
+    fn a_stage_goes_on_until_its_last_task_ends() {
+        let ended = |task_id, attempt| TaskStatus {
+            task_id,
+            stage_id: 1,
+            stage_attempt_num: attempt,
+            status: Some(Status::Successful(SuccessfulTask::default())),
+            ..TaskStatus::default()
+        };
+        let mut stages = running_stage(1, 1, vec![task(0, "a", 1, Some(vec![])), task(1, "a", 1, None), task(2, "a", 1, None)]);
+        assert!(goes_on(&stages, &[ended(1, 1), ended(2, 1)]), "partitions wait");
+
+        let Some(ExecutionStage::Running(stage)) = stages.get_mut(&1) else { panic!("stage 1 runs") };
+        stage.pending.next_slice(2);
+        assert!(goes_on(&stages, &[ended(1, 1)]) && goes_on(&stages, &[ended(2, 1)]));
+        assert!(!goes_on(&stages, &[ended(1, 1), ended(2, 1)]), "both are the last");
+        assert!(!goes_on(&stages, &[ended(1, 0)]), "of another attempt");
+        assert!(!goes_on(&stages, &[ended(0, 1)]), "reported twice");
+        assert!(!goes_on(&stages, &[ended(3, 1)]), "never started");
+        let failed = TaskStatus { status: Some(Status::Failed(FailedTask::default())), ..ended(1, 1) };
+        assert!(!goes_on(&stages, &[failed]));
+        assert!(!goes_on(&stages, &[TaskStatus { stage_id: 2, ..ended(1, 1) }]));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! Where that cannot work (`cluster::soundness`), where it gets stuck ([`watchdog`]) or where the result itself was lost, a query's [`run`]
 //! starts again as a new job, unseen by its reader.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,6 @@ use datafusion::common::JoinType;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -37,6 +36,7 @@ use windlass_catalog::scan::ScanReports;
 use windlass_engine::MESSAGE_BYTES_MAX;
 
 use self::joins::Broadcast;
+use self::launch::Launcher;
 use self::observation::Observation;
 use self::results::Connections;
 use self::run::StagedRun;
@@ -44,13 +44,13 @@ use self::watchdog::Pulse;
 use super::{Cluster, Engine, ExecutorInfo, PlannedQuery, Run};
 use crate::cluster::door::ExecutorDoor;
 use crate::cluster::jobs::Jobs;
-use crate::cluster::slots::{self, Usage};
-use crate::cluster::{BallistaServer, Executors};
+use crate::cluster::{BallistaServer, Capacity, Executors};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
 
 mod failure;
 mod joins;
+mod launch;
 mod observation;
 mod results;
 mod roll_call;
@@ -114,7 +114,9 @@ impl StagedEngine {
         let (executors, jobs) = (Arc::new(Executors::default()), Arc::new(Jobs::new(&config.scheduler_id)));
         let cluster = BallistaCluster::new(Arc::clone(&executors) as _, Arc::clone(&jobs) as _);
         let metrics = Arc::new(NoopMetricsCollector::default());
-        let mut server = BallistaServer::new(options.endpoint, cluster, BallistaCodec::default(), config, metrics);
+        let launcher = Arc::new(Launcher::new(&options.endpoint));
+        let codec = BallistaCodec::default();
+        let mut server = BallistaServer::new_with_task_launcher(options.endpoint, cluster, codec, config, metrics, launcher);
         server.init().await.map_err(|error| internal("Ballista's scheduler", &error))?;
 
         let door = SchedulerGrpcServer::new(ExecutorDoor::new(server.clone(), Arc::clone(&executors)))
@@ -128,15 +130,9 @@ impl StagedEngine {
         let serving =
             tokio::spawn(async move { serving.await.map_err(|error| Error::internal(format!("server for executors ended: {error}"))) });
 
-        let core = Arc::new(Core {
-            server,
-            executors,
-            jobs,
-            connections: Connections::default(),
-            usage: Mutex::default(),
-            handle: Handle::current(),
-        });
+        let core = Arc::new(Core { server, executors, jobs, connections: Connections::default(), handle: Handle::current() });
         tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown.clone()));
+        tokio::spawn(Arc::clone(&core).bind_when_due(options.shutdown.clone()));
         tokio::spawn(Arc::clone(&core).call_rolls(options.shutdown));
         Ok((Arc::new(Self { core }), serving))
     }
@@ -251,7 +247,7 @@ fn oversized_build(plan: &dyn ExecutionPlan) -> Option<usize> {
 
 impl Cluster for StagedEngine {
     fn executors(&self) -> Vec<ExecutorInfo> {
-        let used = self.core.usage();
+        let used = self.core.executors.usage();
         let info = |member: crate::cluster::Member| ExecutorInfo {
             address: format!("{}:{}", member.metadata.host, member.metadata.port),
             slots: member.slots,
@@ -267,6 +263,10 @@ impl Cluster for StagedEngine {
         infos
     }
 
+    fn slots(&self) -> usize {
+        self.core.executors.slots().max(1)
+    }
+
     fn look_around(&self) {
         let executors = Arc::clone(&self.core.executors);
         self.core.handle.spawn(async move { executors.probe(Duration::ZERO).await });
@@ -279,8 +279,6 @@ struct Core {
     executors: Arc<Executors>,
     jobs: Arc<Jobs>,
     connections: Connections,
-    /// Slots in use by job, as last seen.
-    usage: Mutex<HashMap<JobId, Usage>>,
     handle: Handle,
 }
 
@@ -312,45 +310,26 @@ impl Core {
         self.jobs.get_job_status(job).await.ok().flatten()?.status
     }
 
-    /// Slots in use, by executor. Graphs are only looked at where nobody writes them: waiting for their locks here could hold up the
-    /// scheduler's own event loop; what was last seen stands in.
-    fn usage(&self) -> Usage {
-        let jobs = self.server.state.task_manager.get_running_job_cache();
-        let mut seen = self.usage.lock();
-        seen.retain(|job, _| jobs.contains_key(job));
-        for (id, job) in jobs.iter() {
-            if let Ok(graph) = job.execution_graph.try_read() {
-                seen.insert(id.clone(), slots::running(graph.stages()));
-            }
-        }
-        let mut total = Usage::default();
-        seen.values().for_each(|usage| total.add(usage));
-        total
-    }
-
     /// How a running job is doing; `None` if its graph is being written right now.
     fn observe(&self, job: &JobId) -> Option<(Observation, Pulse)> {
-        let jobs = self.server.state.task_manager.get_running_job_cache();
-        let members = self.executors.members();
-        let observation = {
-            let graph = jobs.get(job)?.execution_graph.try_read().ok()?;
-            Observation::of(graph.stages(), |executor| members.iter().any(|member| member.metadata.id == executor))
-        };
-        let used = self.usage();
-        let active = || members.iter().filter(|member| member.is_active());
-        let pulse = Pulse::Running {
-            running: observation.running,
-            pending: observation.pending,
-            free_slots: active().map(|member| slots::free(member.slots, used.of(&member.metadata.id))).sum(),
-            executors: active().count(),
-        };
+        // A job that no tasks were looked for in yet is one of few: looking for it in Ballista's list costs as much as there are jobs.
+        let listed = || self.server.state.task_manager.get_running_job_cache().get(job).map(|job| Arc::clone(&job.execution_graph));
+        let graph = self.executors.graph(job.as_str()).or_else(listed)?;
+        let observation = Observation::of(graph.try_read().ok()?.stages(), |executor| self.executors.is_member(executor));
+        let Capacity { free_slots, executors } = self.executors.capacity();
+        let pulse = Pulse::Running { running: observation.running, pending: observation.pending, free_slots, executors };
         Some((observation, pulse))
+    }
+
+    /// Has tasks bound that wait for slots which were given back.
+    async fn bind_when_due(self: Arc<Self>, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.executors.bind_when_due(|| self.nudge())).await;
     }
 
     /// Makes Ballista look for tasks to start: an empty report of an executor does.
     async fn nudge(&self) {
-        let Some(member) = self.executors.members().into_iter().find(|member| member.is_active()) else { return };
-        let report = UpdateTaskStatusParams { executor_id: member.metadata.id, task_status: Vec::new() };
+        let Some(executor_id) = self.executors.any_member() else { return };
+        let report = UpdateTaskStatusParams { executor_id, task_status: Vec::new() };
         if let Err(error) = SchedulerGrpc::update_task_status(&self.server, Request::new(report)).await {
             warn!(%error, "cannot nudge the scheduler");
         }
@@ -366,7 +345,8 @@ impl Core {
                 // Again each time: Ballista drops the cancel of a job whose graph it is just putting in place.
                 None | Some(JobStatus::Queued(_) | JobStatus::Running(_)) => {
                     cancelled = true;
-                    let changed = self.jobs.changed().notified();
+                    let changed = self.jobs.changed(&job);
+                    let changed = changed.notified();
                     if let Err(error) = self.server.cancel_job(job.clone()).await {
                         warn!(%job, %error, "cannot cancel a job");
                     }

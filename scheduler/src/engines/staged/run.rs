@@ -253,9 +253,9 @@ impl Shared {
         }
         let losses = core.executors.losses();
         let job = core.submit(&self.query, plan).await?;
-        let mut watchdog = Watchdog::default();
+        let (mut watchdog, changes) = (Watchdog::default(), core.jobs.changed(&job.id));
         loop {
-            let changed = core.jobs.changed().notified();
+            let changed = changes.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let pulse = match core.status(&job.id).await {
