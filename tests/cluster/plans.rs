@@ -1,11 +1,14 @@
-//! The distributed plans of the 22 TPC-H queries as text (`tests/plans`), from statistics that are made up: no data, no executors.
+//! The distributed plans of the queries of TPC-H and TPC-DS as text (`tests/plans`), from statistics that are made up: no data, no
+//! executors.
 //!
-//! `just accept` rewrites the files; the difference is reviewed like code.
+//! `just accept` rewrites the files of TPC-H, `INSTA_UPDATE=always tests/tpcds/run --plans` those of TPC-DS, whose queries are not part of
+//! the repository; the difference is reviewed like code.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use futures::TryStreamExt;
@@ -22,6 +25,7 @@ use windlass_scheduler::engines::local::LocalEngine;
 use windlass_scheduler::engines::pipelined::{PipelinedEngine, PipelinedOptions};
 use windlass_scheduler::engines::staged::{StagedEngine, StagedOptions};
 use windlass_scheduler::engines::{Cluster, ExecutorInfo};
+use windlass_scheduler::session::Session;
 use windlass_scheduler::system;
 
 /// Scale of the invented data set, and the bytes of an invented row.
@@ -45,15 +49,81 @@ fn bounds(column: &str) -> Option<(ScalarValue, ScalarValue)> {
     Some((ScalarValue::Int64(Some(1)), ScalarValue::Int64(Some(greatest))))
 }
 
-/// A table at [`SCALE`]: one file for a plain one, one per key value for a partitioned one.
-async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
-    let rows = table.rows(SCALE);
-    let schema = table.schema();
-    let nullable: Vec<_> = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    let schema = Arc::new(Schema::new(nullable));
-    let location = format!("file:///data/{}/", table.name);
-    let keys: Vec<PartitionKey> =
-        table.partitioned_by.iter().map(|key| PartitionKey { name: key.name.to_owned(), key_type: KeyType::Int, comment: None }).collect();
+/// A table that exists in the catalog only: one file for a plain one, one per key value for a partitioned one.
+struct Invented {
+    name: String,
+    rows: u64,
+    columns: Vec<(Field, ColumnStatistics)>,
+    keys: Vec<PartitionKey>,
+}
+
+/// The tables of TPC-H at [`SCALE`].
+fn tpch_tables() -> Vec<Invented> {
+    let column = |field: &Arc<Field>| {
+        let (min_value, max_value) = bounds(field.name())
+            .map_or((Precision::Absent, Precision::Absent), |(least, greatest)| (Precision::Exact(least), Precision::Exact(greatest)));
+        let statistics = ColumnStatistics { null_count: Precision::Exact(0), min_value, max_value, ..ColumnStatistics::default() };
+        (field.as_ref().clone().with_nullable(true), statistics)
+    };
+    let table = |table: &tpch::Table| Invented {
+        name: table.name.to_owned(),
+        rows: table.rows(SCALE),
+        columns: table.schema().fields().iter().map(column).collect(),
+        keys: table
+            .partitioned_by
+            .iter()
+            .map(|key| PartitionKey { name: key.name.to_owned(), key_type: KeyType::Int, comment: None })
+            .collect(),
+    };
+    tpch::TABLES.iter().map(table).collect()
+}
+
+/// The tables of TPC-DS as `tests/tpcds/run --statistics` describes them.
+fn tpcds_tables() -> Vec<Invented> {
+    let mut tables: Vec<Invented> = Vec::new();
+    for line in include_str!("../plans/tpcds/tables.txt").lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [name, rows] => {
+                let (name, rows) = (name.to_owned(), rows.parse().unwrap());
+                tables.push(Invented { name, rows, columns: Vec::new(), keys: Vec::new() });
+            }
+            [name, kind, distinct, ref bounds @ ..] => {
+                let data_type = match kind.strip_prefix("decimal(").and_then(|digits| digits.strip_suffix(')')) {
+                    Some(digits) => {
+                        let (precision, scale) = digits.split_once(',').unwrap();
+                        DataType::Decimal128(precision.parse().unwrap(), scale.parse().unwrap())
+                    }
+                    None => match kind {
+                        "int" => DataType::Int32,
+                        "bigint" => DataType::Int64,
+                        "date" => DataType::Date32,
+                        "string" => DataType::Utf8View,
+                        _ => panic!("no type '{kind}'"),
+                    },
+                };
+                let bound = |position: usize| match bounds.get(position).filter(|value| **value != "None") {
+                    Some(value) => Precision::Exact(ScalarValue::try_from_string((*value).to_owned(), &data_type).unwrap()),
+                    None => Precision::Absent,
+                };
+                let statistics = ColumnStatistics {
+                    null_count: Precision::Exact(0),
+                    distinct_count: Precision::Inexact(distinct.parse().unwrap()),
+                    min_value: bound(0),
+                    max_value: bound(1),
+                    ..ColumnStatistics::default()
+                };
+                tables.last_mut().unwrap().columns.push((Field::new(name, data_type, true), statistics));
+            }
+            _ => panic!("'{line}' describes nothing"),
+        }
+    }
+    tables
+}
+
+async fn create(catalog: &dyn Catalog, table: Invented) {
+    let Invented { name, rows, columns, keys } = table;
+    let location = format!("file:///data/{name}/");
     let mut values = vec![vec![]];
     for key in &keys {
         let range = if key.name.ends_with("year") { 1992..1999 } else { 1..13 };
@@ -63,15 +133,11 @@ async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
             .collect();
     }
     let rows_each = rows / values.len() as u64;
-    let column = |name: &str| {
-        let (min_value, max_value) = bounds(name)
-            .map_or((Precision::Absent, Precision::Absent), |(least, greatest)| (Precision::Exact(least), Precision::Exact(greatest)));
-        ColumnStatistics { null_count: Precision::Exact(0), min_value, max_value, ..ColumnStatistics::default() }
-    };
+    let (fields, column_statistics): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
     let statistics = Statistics {
         num_rows: Precision::Exact(rows_each as usize),
         total_byte_size: Precision::Exact((rows_each * ROW_BYTES) as usize),
-        column_statistics: schema.fields().iter().map(|field| column(field.name())).collect(),
+        column_statistics,
     };
     let partition = |(number, values): (usize, &Vec<ScalarValue>)| NewPartition {
         values: values.clone(),
@@ -82,16 +148,16 @@ async fn create(catalog: &dyn Catalog, table: &tpch::Table) {
             modified_ms: 0,
             etag: None,
             rows: Some(rows_each),
-            statistics: Some(statistics.clone()),
+            statistics: Some(Arc::new(statistics.clone())),
         }],
     };
     let contents = Contents { add_partitions: values.iter().enumerate().map(partition).collect(), ..Contents::default() };
     let new = NewTable {
         database: DEFAULT_DATABASE.to_owned(),
-        name: table.name.to_owned(),
+        name,
         kind: TableKind::External,
         location: location.clone(),
-        schema,
+        schema: Arc::new(Schema::new(fields)),
         keys,
         comment: None,
         properties: Default::default(),
@@ -120,7 +186,7 @@ impl Cluster for FourExecutors {
     }
 }
 
-async fn coordinator(directory: &std::path::Path) -> Arc<Coordinator> {
+async fn coordinator(directory: &Path, tables: Vec<Invented>) -> Arc<Coordinator> {
     let locations = Locations::new([directory.display().to_string()]).unwrap();
     let options = RuntimeOptions {
         memory_limit_bytes: 64 << 20,
@@ -130,7 +196,7 @@ async fn coordinator(directory: &std::path::Path) -> Arc<Coordinator> {
     };
     let runtime = build_runtime(&options, &locations).unwrap();
     let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::in_memory().await.unwrap());
-    for table in &tpch::TABLES {
+    for table in tables {
         create(catalog.as_ref(), table).await;
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -156,15 +222,21 @@ async fn coordinator(directory: &std::path::Path) -> Arc<Coordinator> {
     Coordinator::new(Parts { catalog, ddl, local, pipelined, staged, cluster, runtime }, CoordinatorLimits::default())
 }
 
-/// The stages of an EXPLAIN, with the lists of files shortened to their number.
-fn stages(rows: &[RecordBatch]) -> String {
+/// The rows of an EXPLAIN that are of these kinds.
+fn explained(rows: &[RecordBatch], wanted: &[&str]) -> String {
     let mut text = String::new();
     for batch in rows {
         let (kinds, plans) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-        for row in (0..batch.num_rows()).filter(|row| ["engine", "stages", "scan"].contains(&kinds.value(*row))) {
+        for row in (0..batch.num_rows()).filter(|row| wanted.contains(&kinds.value(*row))) {
             text.push_str(&format!("{}: {}\n", kinds.value(row), plans.value(row)));
         }
     }
+    text
+}
+
+/// The stages of an EXPLAIN, with the lists of files shortened to their number.
+fn stages(rows: &[RecordBatch]) -> String {
+    let text = explained(rows, &["engine", "stages", "scan"]);
     let mut short = String::new();
     let mut rest = text.as_str();
     while let Some((before, after)) = rest.split_once("={") {
@@ -175,23 +247,79 @@ fn stages(rows: &[RecordBatch]) -> String {
     short + rest
 }
 
+/// What decides how fast a pipelined plan is, a line for each: exchanges, joins, aggregations, sorts, and the tables that are read.
+fn outline(rows: &[RecordBatch]) -> String {
+    let text = explained(rows, &["engine", "stages"]);
+    let lines = text.lines().filter(|line| !line.contains("└──")).filter_map(|line| {
+        let start = line.find(char::is_alphabetic)?;
+        let (indent, operator) = line.split_at(start);
+        let short = match operator.split([':', ' ']).next()? {
+            // Of a scan that is cut into tasks, the first one.
+            "t0" | "DataSourceExec" => {
+                let (_, path) = operator.split_once("data/")?;
+                format!("scan {}", path.split('/').next()?)
+            }
+            "HashJoinExec" | "SortMergeJoinExec" | "NestedLoopJoinExec" => {
+                let end = operator.find(", projection=").unwrap_or(operator.len());
+                operator[..end].to_owned()
+            }
+            "AggregateExec" => operator.split(", aggr=").next()?.to_owned(),
+            name @ ("BoundedWindowAggExec" | "WindowAggExec" | "UnionExec" | "CrossJoinExec") => name.to_owned(),
+            "SortExec" | "SortPreservingMergeExec" | "engine" => operator.to_owned(),
+            _ if operator.starts_with("Stage ") => operator.to_owned(),
+            _ => return None,
+        };
+        Some(format!("{indent}{short}\n"))
+    });
+    lines.collect()
+}
+
+/// What EXPLAIN says of a query.
+async fn explain(coordinator: &Arc<Coordinator>, session: &Arc<Session>, sql: &str) -> Vec<RecordBatch> {
+    let statement = coordinator.prepare(session, &format!("EXPLAIN {sql}")).await.unwrap();
+    let run = coordinator.execute(session, &statement, None).await.unwrap();
+    run.rows().await.unwrap().try_collect().await.unwrap()
+}
+
+/// Snapshots in a directory of `tests/plans`.
+fn snapshots(directory: &str) -> insta::Settings {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(format!("{}/plans/{directory}", env!("CARGO_MANIFEST_DIR")));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_of_tpch_stay_as_they_were_reviewed() {
     let directory = tempfile::tempdir().unwrap();
-    let coordinator = coordinator(&directory.path().canonicalize().unwrap()).await;
+    let coordinator = coordinator(&directory.path().canonicalize().unwrap(), tpch_tables()).await;
     let session = coordinator.sessions().open("reviewer").unwrap();
     session.set("datafusion.execution.target_partitions", "8").unwrap();
-    for (engine, snapshots) in [("staged", "tpch"), ("pipelined", "tpch-pipelined")] {
+    for (engine, directory) in [("staged", "tpch"), ("pipelined", "tpch-pipelined")] {
         session.set("windlass.engine", engine).unwrap();
-        let mut settings = insta::Settings::clone_current();
-        settings.set_snapshot_path(format!("{}/plans/{snapshots}", env!("CARGO_MANIFEST_DIR")));
-        settings.set_prepend_module_to_snapshot(false);
-        settings.set_omit_expression(true);
         for (query, sql) in tpch::queries() {
-            let statement = coordinator.prepare(&session, &format!("EXPLAIN {sql}")).await.unwrap();
-            let run = coordinator.execute(&session, &statement, None).await.unwrap();
-            let rows: Vec<_> = run.rows().await.unwrap().try_collect().await.unwrap();
-            settings.bind(|| insta::assert_snapshot!(query, stages(&rows)));
+            let rows = explain(&coordinator, &session, sql).await;
+            snapshots(directory).bind(|| insta::assert_snapshot!(query, stages(&rows)));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "tests/tpcds/run --plans brings the queries"]
+async fn plans_of_tpcds_stay_as_they_were_reviewed() {
+    let queries = std::env::var_os("WINDLASS_TPCDS_QUERIES").expect("tests/tpcds/run --plans says where the queries are");
+    let mut queries: Vec<_> = std::fs::read_dir(queries).unwrap().map(|file| file.unwrap().path()).collect();
+    queries.sort();
+    assert_eq!(queries.len(), 99);
+    let directory = tempfile::tempdir().unwrap();
+    let coordinator = coordinator(&directory.path().canonicalize().unwrap(), tpcds_tables()).await;
+    let session = coordinator.sessions().open("reviewer").unwrap();
+    session.set("datafusion.execution.target_partitions", "8").unwrap();
+    session.set("windlass.engine", "pipelined").unwrap();
+    for query in queries {
+        let rows = explain(&coordinator, &session, &std::fs::read_to_string(&query).unwrap()).await;
+        let name = query.file_stem().unwrap().to_string_lossy().into_owned();
+        snapshots("tpcds").bind(|| insta::assert_snapshot!(name, outline(&rows)));
     }
 }

@@ -4,8 +4,8 @@
 //! does its work too. Orders change only where statistics are known and the gain is clear. A plan's statistics are those of what it
 //! reads, which is known when conditions have reached the scans: [`order_joins`] asks the catalog then, and applies the rule again.
 //!
-//! Reading order: [`region`] (what may be reordered), [`estimate`] and [`selectivity`] (rows of one relation), [`sizes`] (rows of joins),
-//! [`search`] (the cheapest tree).
+//! Reading order: [`region`] (what may be reordered), [`estimate`] (rows of one relation, by [`super::estimates`]), [`sizes`] (rows of
+//! joins), [`search`] (the cheapest tree).
 
 use std::sync::Arc;
 
@@ -20,15 +20,14 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 use windlass_catalog::provider::HiveTable;
 use windlass_engine::{JoinOrder, WindlassOptions};
 
-use self::estimate::Estimate;
 use self::region::{Region, part};
 use self::search::cheapest;
 use self::sizes::RegionSizes;
+use super::estimates::Estimate;
 
 mod estimate;
 mod region;
-mod search;
-mod selectivity;
+pub(super) mod search;
 mod sizes;
 
 /// Cost of another order, as a share of the written order's, above which the written order stays: estimates are no better than that.

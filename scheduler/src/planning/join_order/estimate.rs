@@ -1,145 +1,19 @@
-//! How many rows a plan gives, and what is known of its columns.
+//! How many rows a logical plan gives.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, ColumnStatistics, DFSchema, ScalarValue, Statistics};
+use datafusion::arrow::datatypes::{DataType, FieldRef};
+use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::expr_rewriter::unnormalize_cols;
-use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, FetchType, JoinType, LogicalPlan, TableScan};
+use datafusion::logical_expr::utils::{grouping_set_to_exprlist, split_conjunction};
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, FetchType, Join, LogicalPlan, TableScan};
 use windlass_catalog::provider::HiveTable;
 
 use super::region::Region;
-use super::selectivity::Selectivity;
-
-/// Bytes of a value whose type has no fixed width, and of which nothing was recorded.
-const TEXT_BYTES: f64 = 24.0;
-/// Most bytes that a column counts for: what was recorded may be the size of encoded pages.
-const TEXT_BYTES_MAX: f64 = 256.0;
-/// Rows of which a key may be a column whose values would fit, at least, into so many numbers for each row.
-const KEY_RANGE_PER_ROW_MAX: f64 = 1000.0;
-
-/// Whether values are different in each row of the table that a column comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
-    /// There are fewer values than rows.
-    No,
-    /// There could be as many.
-    Perhaps,
-    /// As many numbers from the least to the greatest as rows, or it was grouped by.
-    Surely,
-}
-
-/// What is known of a column.
-#[derive(Debug, Clone)]
-pub(super) struct ColumnEstimate {
-    /// Different values in `rows`, at most.
-    pub(super) distinct: f64,
-    /// Whether `distinct` was counted; otherwise it may be too many.
-    pub(super) is_counted: bool,
-    /// Rows before filters on other columns.
-    pub(super) rows: f64,
-    pub(super) key: Key,
-    /// Least and greatest value, of types that are numbers or like numbers.
-    pub(super) range: Option<(f64, f64)>,
-    /// Whether values between the bounds are whole numbers.
-    pub(super) is_discrete: bool,
-    /// Share of rows without a value.
-    pub(super) nulls: f64,
-    /// Bytes of a value.
-    pub(super) width: f64,
-}
-
-impl ColumnEstimate {
-    /// Of a column about which nothing is known but its type.
-    pub(super) fn unknown(data_type: &DataType, rows: f64) -> Self {
-        Self {
-            distinct: guessed_distinct(rows),
-            is_counted: false,
-            rows,
-            key: Key::No,
-            range: None,
-            is_discrete: false,
-            nulls: 0.0,
-            width: data_type.primitive_width().map_or(TEXT_BYTES, |width| width as f64),
-        }
-    }
-
-    /// Whether something was recorded that bounds its different values.
-    pub(super) fn is_known(&self) -> bool {
-        self.is_counted || self.is_discrete && self.range.is_some()
-    }
-
-    /// Of a column of a table. Distinct values are used where they were counted; else numbers from the least to the greatest bound them.
-    fn of_table(data_type: &DataType, statistics: &ColumnStatistics, rows: f64) -> Self {
-        let mut column = Self::unknown(data_type, rows);
-        if let (Some(bytes), None) = (statistics.byte_size.get_value(), data_type.primitive_width()) {
-            column.width = (*bytes as f64 / rows.max(1.0)).clamp(1.0, TEXT_BYTES_MAX);
-        }
-        let nulls = statistics.null_count.get_value().map_or(0.0, |nulls| *nulls as f64);
-        column.nulls = (nulls / rows.max(1.0)).clamp(0.0, 1.0);
-        let bound = |value: Option<&ScalarValue>| value.and_then(number);
-        column.range = bound(statistics.min_value.get_value()).zip(bound(statistics.max_value.get_value()));
-        column.is_discrete = data_type.is_integer() || matches!(data_type, DataType::Date32);
-        if let (Some((least, greatest)), true) = (column.range, column.is_discrete) {
-            let numbers = greatest - least + 1.0;
-            column.distinct = numbers.min(rows - nulls).max(1.0);
-            column.key = match rows {
-                rows if numbers == rows && nulls == 0.0 => Key::Surely,
-                rows if numbers >= rows && numbers <= rows * KEY_RANGE_PER_ROW_MAX => Key::Perhaps,
-                _ => Key::No,
-            };
-        }
-        if let Some(distinct) = statistics.distinct_count.get_value() {
-            column.distinct = (*distinct as f64).max(1.0);
-            column.is_counted = true;
-            column.key = if column.distinct >= 0.98 * rows { Key::Surely } else { Key::No };
-        }
-        column
-    }
-}
-
-/// Rows of a table that is a list of names more often than not.
-const LIST_ROWS: f64 = 100.0;
-
-/// Different values among `rows` of a column about which nothing is known: few rows are mostly different, many mostly not.
-fn guessed_distinct(rows: f64) -> f64 {
-    rows.powf(0.75).max(rows.min(LIST_ROWS)).max(1.0)
-}
-
-/// A value as a number, of types whose order is that of these numbers.
-pub(super) fn number(value: &ScalarValue) -> Option<f64> {
-    use ScalarValue as S;
-    Some(match value {
-        S::Int8(Some(v)) => f64::from(*v),
-        S::Int16(Some(v)) => f64::from(*v),
-        S::Int32(Some(v)) | S::Date32(Some(v)) => f64::from(*v),
-        S::Int64(Some(v)) | S::Date64(Some(v)) => *v as f64,
-        S::UInt8(Some(v)) => f64::from(*v),
-        S::UInt16(Some(v)) => f64::from(*v),
-        S::UInt32(Some(v)) => f64::from(*v),
-        S::UInt64(Some(v)) => *v as f64,
-        S::Float32(Some(v)) if v.is_finite() => f64::from(*v),
-        S::Float64(Some(v)) if v.is_finite() => *v,
-        S::Decimal32(Some(v), _, scale) => f64::from(*v) / 10f64.powi(i32::from(*scale)),
-        S::Decimal64(Some(v), _, scale) => *v as f64 / 10f64.powi(i32::from(*scale)),
-        S::Decimal128(Some(v), _, scale) => *v as f64 / 10f64.powi(i32::from(*scale)),
-        S::TimestampSecond(Some(v), _) => *v as f64 * 1e9,
-        S::TimestampMillisecond(Some(v), _) => *v as f64 * 1e6,
-        S::TimestampMicrosecond(Some(v), _) => *v as f64 * 1e3,
-        S::TimestampNanosecond(Some(v), _) => *v as f64,
-        _ => return None,
-    })
-}
-
-/// What is known of a plan's rows.
-#[derive(Debug, Clone)]
-pub(super) struct Estimate {
-    pub(super) rows: f64,
-    /// By column of the plan's schema.
-    pub(super) columns: Vec<ColumnEstimate>,
-}
+use crate::planning::estimates::joins::joined;
+use crate::planning::estimates::selectivity::Selectivity;
+use crate::planning::estimates::{ColumnEstimate, Estimate, guessed_distinct};
 
 impl Estimate {
     /// Of a plan. `None` if the rows of a table in it are not known.
@@ -147,14 +21,18 @@ impl Estimate {
         let schema = plan.schema();
         Some(match plan {
             LogicalPlan::TableScan(scan) => of_scan(scan)?,
-            LogicalPlan::EmptyRelation(empty) => Self::unknown(schema, f64::from(u8::from(empty.produce_one_row))),
-            LogicalPlan::Values(values) => Self::unknown(schema, values.values.len() as f64),
+            LogicalPlan::EmptyRelation(empty) => Self::unknown(schema.as_arrow(), f64::from(u8::from(empty.produce_one_row))),
+            LogicalPlan::Values(values) => Self::unknown(schema.as_arrow(), values.values.len() as f64),
             LogicalPlan::Filter(filter) => {
                 let conjuncts = split_conjunction(&filter.predicate);
-                Self::of(&filter.input)?.filtered(filter.input.schema(), &conjuncts)
+                let schema = filter.input.schema();
+                Self::of(&filter.input)?.filtered(&|column| schema.maybe_index_of_column(column), &conjuncts)
             }
             LogicalPlan::Projection(projection) => {
-                Self::of(&projection.input)?.projected(projection.input.schema(), &projection.expr, schema)
+                let (input, fields) = (Self::of(&projection.input)?, schema.fields());
+                let column = |(expr, field): (&Expr, &FieldRef)| of_expr(&input, projection.input.schema(), expr, field.data_type());
+                let columns = projection.expr.iter().zip(fields).map(column).collect();
+                Self { rows: input.rows, columns }
             }
             LogicalPlan::SubqueryAlias(alias) => Self::of(&alias.input)?,
             LogicalPlan::Subquery(subquery) => Self::of(&subquery.subquery)?,
@@ -170,93 +48,27 @@ impl Estimate {
             LogicalPlan::Aggregate(aggregate) => of_aggregate(aggregate, schema)?,
             LogicalPlan::Distinct(distinct) => of_distinct(distinct, schema)?,
             LogicalPlan::Union(union) => {
-                let inputs = union.inputs.iter().map(|input| Some(Self::of(input)?.rows)).collect::<Option<Vec<_>>>()?;
-                Self::unknown(schema, inputs.into_iter().sum())
+                let inputs = union.inputs.iter().map(|input| Self::of(input)).collect::<Option<Vec<_>>>()?;
+                Self::union(schema.as_arrow(), &inputs)
             }
-            LogicalPlan::Window(window) => Self::of(&window.input)?.extended(schema),
+            LogicalPlan::Window(window) => Self::of(&window.input)?.extended(schema.as_arrow()),
             LogicalPlan::Join(join) => match Region::of(plan) {
                 Some(region) => region.estimate()?,
-                None => {
-                    let (left, right) = (Self::of(&join.left)?, Self::of(&join.right)?);
-                    match join.join_type {
-                        JoinType::LeftMark | JoinType::LeftSemi | JoinType::LeftAnti => left.extended(schema),
-                        JoinType::RightMark | JoinType::RightSemi | JoinType::RightAnti => Self::unknown(schema, right.rows),
-                        _ => Self::unknown(schema, left.rows.max(right.rows)),
-                    }
-                }
+                None => of_join(join)?,
             },
             _ => return None,
         })
     }
-
-    fn unknown(schema: &DFSchema, rows: f64) -> Self {
-        let columns = schema.fields().iter().map(|field| ColumnEstimate::unknown(field.data_type(), rows)).collect();
-        Self { rows, columns }
-    }
-
-    /// Bytes of a row.
-    pub(super) fn width(&self) -> f64 {
-        self.columns.iter().map(|column| column.width).sum()
-    }
-
-    pub(super) fn column(&self, schema: &DFSchema, column: &Column) -> Option<&ColumnEstimate> {
-        self.columns.get(schema.maybe_index_of_column(column)?)
-    }
-
-    /// After `conjuncts`. Bounds of a column that is compared with a value become narrower; other columns keep their values.
-    pub(super) fn filtered(mut self, schema: &DFSchema, conjuncts: &[&Expr]) -> Self {
-        let known = |column: &Column| self.column(schema, column);
-        let selectivity = Selectivity::new(&known);
-        let share = selectivity.of_all(conjuncts);
-        let narrower = selectivity.bounds(conjuncts);
-        for (column, range) in narrower {
-            if let Some(known) = schema.maybe_index_of_column(&column).and_then(|index| self.columns.get_mut(index)) {
-                let kept = range.share(known);
-                known.distinct = (known.distinct * kept).max(1.0);
-                known.rows = (known.rows * kept).max(1.0);
-                known.range = range.within(known);
-            }
-        }
-        self.rows = at_least_one(self.rows * share, self.rows);
-        self
-    }
-
-    fn projected(self, input: &DFSchema, exprs: &[Expr], schema: &DFSchema) -> Self {
-        let column = |(expr, field): (&Expr, &Arc<_>)| {
-            match expr.clone().unalias_nested().data {
-                Expr::Column(column) => self.column(input, &column).cloned(),
-                Expr::Literal(..) => {
-                    Some(ColumnEstimate { distinct: 1.0, is_counted: true, ..ColumnEstimate::unknown(type_of(field), self.rows) })
-                }
-                _ => None,
-            }
-            .unwrap_or_else(|| ColumnEstimate::unknown(type_of(field), self.rows))
-        };
-        let columns = exprs.iter().zip(schema.fields()).map(column).collect();
-        Self { rows: self.rows, columns }
-    }
-
-    /// With the further columns of a schema that begins with the present ones.
-    fn extended(mut self, schema: &DFSchema) -> Self {
-        let rows = self.rows;
-        let more = schema.fields().iter().skip(self.columns.len());
-        self.columns.extend(more.map(|field| ColumnEstimate::unknown(field.data_type(), rows)));
-        self
-    }
-
-    fn limited(mut self, fetch: Option<usize>) -> Self {
-        self.rows = fetch.map_or(self.rows, |fetch| self.rows.min(fetch as f64));
-        self
-    }
 }
 
-fn type_of(field: &Arc<datafusion::arrow::datatypes::Field>) -> &DataType {
-    field.data_type()
-}
-
-/// `rows`, but not less than one unless there were none to begin with.
-pub(super) fn at_least_one(rows: f64, input: f64) -> f64 {
-    rows.max(input.min(1.0))
+/// What is known of an expression's values.
+fn of_expr(input: &Estimate, schema: &DFSchema, expr: &Expr, data_type: &DataType) -> ColumnEstimate {
+    let known = |column: &Column| input.columns.get(schema.maybe_index_of_column(column)?);
+    match expr.clone().unalias_nested().data {
+        Expr::Column(column) => known(&column).cloned().unwrap_or_else(|| ColumnEstimate::unknown(data_type, input.rows)),
+        Expr::Literal(..) => ColumnEstimate::constant(data_type, input.rows),
+        expr => ColumnEstimate::computed(data_type, input.rows, expr.column_refs().into_iter().map(known)),
+    }
 }
 
 /// Filters of a scan are not counted: a table of ours has been pruned with them, and those that it cannot answer alone stand above it too.
@@ -266,38 +78,24 @@ fn of_scan(scan: &TableScan) -> Option<Estimate> {
         Some(table) => table.known_statistics(&unnormalize_cols(scan.filters.iter().cloned())),
         None => provider.statistics().map(Arc::new),
     }?;
-    let Statistics { num_rows, column_statistics, .. } = statistics.as_ref();
-    let rows = *num_rows.get_value()? as f64;
-    let schema = scan.source.schema();
-    let all = (0..schema.fields().len()).collect::<Vec<_>>();
-    let column = |index: &usize| {
-        let statistics = column_statistics.get(*index)?;
-        Some(ColumnEstimate::of_table(schema.field(*index).data_type(), statistics, rows))
+    let estimate = Estimate::of_statistics(&scan.source.schema(), &statistics)?;
+    let estimate = match &scan.projection {
+        Some(projection) => estimate.projected(projection)?,
+        None => estimate,
     };
-    let columns = scan.projection.as_ref().unwrap_or(&all).iter().map(column).collect::<Option<Vec<_>>>()?;
-    Some(Estimate { rows, columns }.limited(scan.fetch))
+    Some(estimate.limited(scan.fetch))
 }
 
 fn of_aggregate(aggregate: &Aggregate, schema: &DFSchema) -> Option<Estimate> {
     let input = Estimate::of(&aggregate.input)?;
-    let known = |expr: &Expr| match expr {
-        Expr::Column(column) => input.column(aggregate.input.schema(), column).cloned(),
-        _ => None,
-    };
-    let keys: Vec<Option<ColumnEstimate>> = aggregate.group_expr.iter().map(known).collect();
-    let rows = groups(&input, &keys);
-    let mut estimate = Estimate::unknown(schema, rows);
-    // With grouping sets the columns of the schema are others than the expressions.
-    if estimate.columns.len() == keys.len() + aggregate.aggr_expr.len() {
-        let alone = keys.len() == 1;
-        for (column, key) in estimate.columns.iter_mut().zip(keys) {
-            if let Some(key) = key {
-                let distinct = key.distinct.min(rows);
-                *column = ColumnEstimate { distinct, rows, key: if alone { Key::Surely } else { Key::No }, ..key };
-            }
-        }
-    }
-    Some(estimate)
+    // Of grouping sets nearly all groups are those of the finest one.
+    let keys = grouping_set_to_exprlist(&aggregate.group_expr).ok()?;
+    let keys = keys.into_iter().map(|key| of_typed_expr(&input, aggregate.input.schema(), key)).collect();
+    Some(input.grouped(keys, schema.as_arrow()))
+}
+
+fn of_typed_expr(input: &Estimate, schema: &DFSchema, expr: &Expr) -> ColumnEstimate {
+    of_expr(input, schema, expr, &expr.get_type(schema).unwrap_or(DataType::Null))
 }
 
 fn of_distinct(distinct: &Distinct, schema: &DFSchema) -> Option<Estimate> {
@@ -306,17 +104,20 @@ fn of_distinct(distinct: &Distinct, schema: &DFSchema) -> Option<Estimate> {
         Distinct::On(on) => &on.input,
     })?;
     Some(match distinct {
-        Distinct::All(_) => {
-            let keys: Vec<_> = input.columns.iter().cloned().map(Some).collect();
-            Estimate { rows: groups(&input, &keys), ..input }
-        }
-        Distinct::On(_) => Estimate::unknown(schema, guessed_distinct(input.rows)),
+        Distinct::All(_) => Estimate { rows: input.groups(input.columns.iter()), ..input },
+        Distinct::On(_) => Estimate::unknown(schema.as_arrow(), guessed_distinct(input.rows)),
     })
 }
 
-/// Groups by `keys`, of which `None` is an expression.
-fn groups(input: &Estimate, keys: &[Option<ColumnEstimate>]) -> f64 {
-    let values = |key: &Option<ColumnEstimate>| key.as_ref().map_or_else(|| guessed_distinct(input.rows), |key| key.distinct);
-    let product: f64 = keys.iter().map(values).product();
-    at_least_one(product.min(input.rows), if keys.is_empty() { 1.0 } else { input.rows })
+/// Of a join that belongs to no region.
+fn of_join(join: &Join) -> Option<Estimate> {
+    let (left, right) = (Estimate::of(&join.left)?, Estimate::of(&join.right)?);
+    let key = |(l, r): &(Expr, Expr)| (of_typed_expr(&left, join.left.schema(), l), of_typed_expr(&right, join.right.schema(), r));
+    let keys: Vec<_> = join.on.iter().map(key).collect();
+    let known = |column: &Column| {
+        let left = join.left.schema().maybe_index_of_column(column).and_then(|position| left.columns.get(position));
+        left.or_else(|| right.columns.get(join.right.schema().maybe_index_of_column(column)?))
+    };
+    let share = join.filter.as_ref().map(|filter| Selectivity::new(&known).of_all(&split_conjunction(filter)));
+    Some(joined(&left, &right, &keys, share, join.join_type))
 }

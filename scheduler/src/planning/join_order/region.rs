@@ -15,9 +15,9 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable, Filter, Join, JoinConstraint, JoinType, LogicalPlan, Operator, Projection,
 };
 
-use super::estimate::Estimate;
 use super::search::{Edge, Graph, Relations, Tree};
 use super::sizes::RegionSizes;
+use crate::planning::estimates::Estimate;
 
 /// Joins that may be made in any order.
 #[derive(Debug)]

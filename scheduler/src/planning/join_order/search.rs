@@ -25,60 +25,60 @@ const EXCHANGED_BYTES: f64 = 16.0;
 
 /// A set of relations, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(super) struct Relations(u64);
+pub(in crate::planning) struct Relations(u64);
 
 impl Relations {
     /// As many relations as a graph may have.
-    pub(super) const MAX: usize = 64;
+    pub(in crate::planning) const MAX: usize = 64;
 
-    pub(super) fn one(relation: usize) -> Self {
+    pub(in crate::planning) fn one(relation: usize) -> Self {
         Self(1 << relation)
     }
 
     /// The relations before `end`.
-    pub(super) fn before(end: usize) -> Self {
+    pub(in crate::planning) fn before(end: usize) -> Self {
         Self(if end >= Self::MAX { u64::MAX } else { (1 << end) - 1 })
     }
 
-    pub(super) fn is_empty(self) -> bool {
+    pub(in crate::planning) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    pub(super) fn len(self) -> usize {
+    pub(in crate::planning) fn len(self) -> usize {
         self.0.count_ones() as usize
     }
 
-    pub(super) fn has(self, relation: usize) -> bool {
+    pub(in crate::planning) fn has(self, relation: usize) -> bool {
         self.0 & (1 << relation) != 0
     }
 
-    pub(super) fn contains(self, other: Self) -> bool {
+    pub(in crate::planning) fn contains(self, other: Self) -> bool {
         other.0 & !self.0 == 0
     }
 
-    pub(super) fn meets(self, other: Self) -> bool {
+    pub(in crate::planning) fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(in crate::planning) fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    pub(super) fn without(self, other: Self) -> Self {
+    pub(in crate::planning) fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
     /// The smallest number in it. Only for sets that are not empty.
-    pub(super) fn first(self) -> usize {
+    pub(in crate::planning) fn first(self) -> usize {
         self.0.trailing_zeros() as usize
     }
 
     /// The only relation in it.
-    pub(super) fn single(self) -> Option<usize> {
+    pub(in crate::planning) fn single(self) -> Option<usize> {
         (self.len() == 1).then(|| self.first())
     }
 
-    pub(super) fn iter(self) -> impl DoubleEndedIterator<Item = usize> {
+    pub(in crate::planning) fn iter(self) -> impl DoubleEndedIterator<Item = usize> {
         (0..Self::MAX).filter(move |relation| self.has(*relation))
     }
 

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use tokio::runtime::Builder;
 
 use super::*;
+use crate::planning::estimates::with_estimates;
 
 #[expect(clippy::disallowed_methods, reason = "these tests need statistics, not names")]
 fn register(context: &SessionContext, name: &str, table: Arc<dyn TableProvider>) {
@@ -71,6 +72,14 @@ fn table(rows: &[Vec<Option<i64>>], told: Option<usize>, columns: Columns) -> To
         column_statistics: columns.iter().map(bounds).collect(),
     });
     Told { rows: MemTable::try_new(schema, vec![vec![batch]]).unwrap(), statistics }
+}
+
+/// Ours wholly, which chooses the sides and modes of joins otherwise, too.
+fn with_estimates_too(broadcast_bytes: usize) -> SessionContext {
+    let mut config = SessionConfig::new().with_target_partitions(2).with_option_extension(WindlassOptions::default());
+    config.options_mut().optimizer.hash_join_single_partition_threshold = broadcast_bytes;
+    let builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    SessionContext::new_with_state(with_estimates(with_join_order(builder)).build())
 }
 
 fn context(with_rule: bool) -> SessionContext {
@@ -347,14 +356,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn any_order_gives_the_rows_of_the_written_one(
+    fn any_order_side_and_mode_gives_the_rows_of_the_written_one(
         data in prop::collection::vec(
             (prop::collection::vec((prop::option::weighted(0.85, 0i64..4), prop::option::weighted(0.85, 0i64..4)), 0..7), 1usize..1_000_000),
             5,
         ),
         query in queries(),
+        broadcast_bytes in 0usize..200,
     ) {
-        let contexts = [context(true), without_orders()];
+        let contexts = [with_estimates_too(broadcast_bytes), without_orders()];
         for (number, (rows, told)) in data.iter().enumerate() {
             let rows: Vec<_> = rows.iter().map(|(a, b)| vec![*a, *b]).collect();
             for context in &contexts {

@@ -6,7 +6,7 @@ use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::utils::{split_binary, split_conjunction};
 use datafusion::logical_expr::{Between, BinaryExpr, Expr, Like, Operator};
 
-use super::estimate::{ColumnEstimate, number};
+use super::{ColumnEstimate, number};
 
 /// Shares where nothing better is known.
 const UNKNOWN: f64 = 0.2;
@@ -22,18 +22,18 @@ const COLUMNS_ORDERED: f64 = 0.5;
 type Columns<'a> = dyn Fn(&Column) -> Option<&'a ColumnEstimate> + 'a;
 
 /// Shares of rows under what is known of columns.
-pub(super) struct Selectivity<'a> {
+pub(in crate::planning) struct Selectivity<'a> {
     columns: &'a Columns<'a>,
 }
 
 impl<'a> Selectivity<'a> {
-    pub(super) fn new(columns: &'a Columns<'a>) -> Self {
+    pub(in crate::planning) fn new(columns: &'a Columns<'a>) -> Self {
         Self { columns }
     }
 
     /// Of conditions that must all hold, which are taken for independent where columns are known. Of guesses the strongest counts fully,
     /// each further one by half as much.
-    pub(super) fn of_all(&self, conjuncts: &[&Expr]) -> f64 {
+    pub(in crate::planning) fn of_all(&self, conjuncts: &[&Expr]) -> f64 {
         let (mut known, mut guessed) = (Vec::new(), Vec::new());
         for (column, range) in self.bounds(conjuncts) {
             match (self.columns)(&column) {
@@ -51,7 +51,7 @@ impl<'a> Selectivity<'a> {
     }
 
     /// Ranges of columns that are compared with constants.
-    pub(super) fn bounds(&self, conjuncts: &[&Expr]) -> HashMap<Column, Range> {
+    pub(in crate::planning) fn bounds(&self, conjuncts: &[&Expr]) -> HashMap<Column, Range> {
         let mut ranges: HashMap<Column, Range> = HashMap::new();
         for (column, range) in conjuncts.iter().filter_map(|expr| self.bound(expr)) {
             let known = ranges.entry(column.clone()).or_default();
@@ -169,7 +169,7 @@ fn equals(column: &ColumnEstimate) -> f64 {
 
 /// Values between two constants. Those that are no numbers count by being there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Range {
+pub(in crate::planning) struct Range {
     low: f64,
     high: f64,
     has_low: bool,
@@ -205,7 +205,7 @@ impl Range {
     }
 
     /// Share of a column's rows in this range.
-    pub(super) fn share(&self, column: &ColumnEstimate) -> f64 {
+    pub(in crate::planning) fn share(&self, column: &ColumnEstimate) -> f64 {
         let Some((least, greatest)) = column.range.filter(|_| self.low.is_finite() || self.high.is_finite()) else {
             return match (self.is_value, self.has_low && self.has_high) {
                 (true, _) => equals(column),
@@ -224,7 +224,7 @@ impl Range {
     }
 
     /// What it leaves of a column's bounds.
-    pub(super) fn within(&self, column: &ColumnEstimate) -> Option<(f64, f64)> {
+    pub(in crate::planning) fn within(&self, column: &ColumnEstimate) -> Option<(f64, f64)> {
         column.range.map(|(least, greatest)| (self.low.max(least), self.high.min(greatest))).filter(|(least, greatest)| least <= greatest)
     }
 }
