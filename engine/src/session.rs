@@ -91,6 +91,8 @@ impl FromStr for JoinOrder {
 /// Options of ours, under the prefix `windlass`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindlassOptions {
+    /// Whether small sides of joins are read first, so that scans can leave partitions out.
+    pub dynamic_partition_pruning: bool,
     /// Which engine runs queries.
     pub engine: EngineChoice,
     /// In which order joins are made.
@@ -99,6 +101,8 @@ pub struct WindlassOptions {
     pub local_scan_bytes_max: u64,
     /// Partitions a scan may keep after pruning.
     pub max_partitions_per_scan: usize,
+    /// Bytes that each part of a query may scan which is run before the rest is planned; 0 is none.
+    pub prelude_scan_bytes_max: u64,
     /// Seconds a query may run; 0 is no limit.
     pub query_timeout_s: u64,
 }
@@ -106,11 +110,14 @@ pub struct WindlassOptions {
 impl Default for WindlassOptions {
     fn default() -> Self {
         Self {
+            dynamic_partition_pruning: true,
             engine: EngineChoice::Auto,
             join_order: JoinOrder::Cost,
             // What one core decodes in some tens of milliseconds: a distributed query spends that on launching stages.
             local_scan_bytes_max: 4 * 1024 * 1024,
             max_partitions_per_scan: 100_000,
+            // A dimension, or the footers of some thousand files; one core reads either well within a second.
+            prelude_scan_bytes_max: 16 * 1024 * 1024,
             query_timeout_s: 0,
         }
     }
@@ -145,10 +152,16 @@ impl ExtensionOptions for WindlassOptions {
             value.parse().map_err(|_| DataFusionError::Configuration(format!("'windlass.{key}' is a whole number, not '{value}'")))
         }
         match key {
+            "dynamic_partition_pruning" => {
+                self.dynamic_partition_pruning = value.to_ascii_lowercase().parse().map_err(|_| {
+                    DataFusionError::Configuration(format!("'windlass.dynamic_partition_pruning' is true or false, not '{value}'"))
+                })?;
+            }
             "engine" => self.engine = value.parse()?,
             "join_order" => self.join_order = value.parse()?,
             "local_scan_bytes_max" => self.local_scan_bytes_max = number(key, value)?,
             "max_partitions_per_scan" => self.max_partitions_per_scan = number(key, value)?,
+            "prelude_scan_bytes_max" => self.prelude_scan_bytes_max = number(key, value)?,
             "query_timeout_s" => self.query_timeout_s = number(key, value)?,
             _ => return Err(DataFusionError::Configuration(format!("option 'windlass.{key}' does not exist"))),
         }
@@ -157,10 +170,12 @@ impl ExtensionOptions for WindlassOptions {
 
     fn entries(&self) -> Vec<ConfigEntry> {
         [
+            ("windlass.dynamic_partition_pruning", self.dynamic_partition_pruning.to_string()),
             ("windlass.engine", self.engine.to_string()),
             ("windlass.join_order", self.join_order.to_string()),
             ("windlass.local_scan_bytes_max", self.local_scan_bytes_max.to_string()),
             ("windlass.max_partitions_per_scan", self.max_partitions_per_scan.to_string()),
+            ("windlass.prelude_scan_bytes_max", self.prelude_scan_bytes_max.to_string()),
             ("windlass.query_timeout_s", self.query_timeout_s.to_string()),
         ]
         .map(|(key, value)| ConfigEntry { key: key.to_owned(), value: Some(value), description: describe(key) })
@@ -171,10 +186,15 @@ impl ExtensionOptions for WindlassOptions {
 /// Options that users may set, with what they do. Everything else is refused: most other options break a distributed plan, reach other
 /// users' resources or the file system.
 pub const SETTABLE: &[(&str, &str)] = &[
+    ("windlass.dynamic_partition_pruning", "read small sides of joins first, so that scans can leave partitions out"),
     ("windlass.engine", "where queries run: auto, local (in the scheduler), pipelined or staged (on the executors)"),
     ("windlass.join_order", "order of joins: cost (the cheapest by estimates) or written (as in the query)"),
     ("windlass.local_scan_bytes_max", "bytes a query may scan to be run in the scheduler when the engine is auto"),
     ("windlass.max_partitions_per_scan", "partitions a scan may keep after pruning; more is an error"),
+    (
+        "windlass.prelude_scan_bytes_max",
+        "bytes that a subquery or a side of a join may scan to be run before the rest is planned; 0 is none",
+    ),
     ("windlass.query_timeout_s", "seconds a query may run; 0 is no limit"),
     ("datafusion.execution.target_partitions", "partitions a stage is cut into; defaults to the cluster's slots"),
     ("datafusion.execution.batch_size", "rows per batch"),
@@ -237,6 +257,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     // scale 1 against DataFusion's 1 MiB: 17 % less time.
     ("datafusion.optimizer.hash_join_single_partition_threshold", "67108864"),
     ("ballista.optimizer.broadcast_join_threshold_bytes", "67108864"),
+    // As many rows where their bytes are not known, 32 bytes each. DataFusion's 131,072 shuffle both sides of most joins of a warehouse:
+    // TPC-H at scale 1 takes 5 % less time with this, q18 20 % less.
+    ("datafusion.optimizer.hash_join_single_partition_threshold_rows", "2097152"),
     // Scans are cut by bytes already, into no more groups than pay; DataFusion would cut them again, into as many as there are slots.
     ("datafusion.optimizer.repartition_file_scans", "false"),
     // All pools are bounded, so the pool says when a shuffle writer spills; Ballista's 256 MiB per task would be a second budget beside it.
@@ -310,6 +333,7 @@ mod tests {
         for (name, value) in [
             ("windlass.engine", "distributed"),
             ("distributed.broadcast_joins", "false"),
+            ("windlass.dynamic_partition_pruning", "perhaps"),
             ("windlass.join_order", "random"),
             ("windlass.query_timeout_s", "-1"),
             ("windlass.nothing", "1"),

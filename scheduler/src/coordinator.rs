@@ -10,19 +10,19 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::{Instrument, info, info_span};
 use windlass_catalog::Catalog;
-use windlass_catalog::ddl::DdlStatement;
+use windlass_catalog::ddl::{Analyze, DdlStatement};
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::WindlassOptions;
 use windlass_engine::session::SETTABLE;
 use windlass_engine::telemetry::SPAN_PLAN;
 use windlass_proto::QueryId;
 
-use crate::ddl::{self, DdlExecutor, ViewPlanner};
+use crate::ddl::{self, Analyzing, DdlExecutor, ViewPlanner};
 use crate::engines::{Cluster, Engine};
 use crate::error::Result;
-use crate::explain::{engine_row, explain, with_reports};
+use crate::explain::{engine_row, explain, note_rows, with_reports};
 use crate::guard::GuardLimits;
-use crate::planning::{Engines, Planner, PlanningLimits, Resolved, settings_schema};
+use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, settings_schema};
 use crate::query::rows::{Analyzed, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::schema::to_client;
@@ -147,6 +147,11 @@ impl Coordinator {
                 }))
             }
             Action::Names(names) => {
+                if let DdlStatement::Analyze(analyze) = names.as_ref()
+                    && let Some(query) = self.analyze(session, statement, analyze).await?
+                {
+                    return Ok(query);
+                }
                 let planner = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
                 Work::Statement(Box::pin(run_names(Arc::clone(&self.ddl), names.as_ref().clone(), planner, statement.schema())))
             }
@@ -194,18 +199,44 @@ impl Coordinator {
         let (schema, present): (_, Present) = match statement.action() {
             Action::Query(_) => (Arc::clone(&planned.schema), Box::new(|run| run)),
             _ => {
-                let (engine, reports) = (engine_row(&planned), Arc::new(ScanReports::default()));
+                let (engine, notes, reports) =
+                    (engine_row(&planned), note_rows(&planned).collect::<Vec<_>>(), Arc::new(ScanReports::default()));
                 planned.context = with_reports(&planned.context, &reports);
-                (plan_schema(), Box::new(move |run| Arc::new(Analyzed::new(run, engine.clone(), Arc::clone(&reports)))))
+                (plan_schema(), Box::new(move |run| Arc::new(Analyzed::new(run, engine.clone(), notes.clone(), Arc::clone(&reports)))))
             }
         };
+        self.launch(session, statement, planned, schema, present).await
+    }
+
+    /// Runs the query of an ANALYZE; none if it needs no query.
+    async fn analyze(&self, session: &Arc<Session>, statement: &Arc<Statement>, analyze: &Analyze) -> Result<Option<Arc<Query>>> {
+        let views = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
+        let Some(analysis) = self.ddl.analysis(analyze, &session.database(), &views).await? else { return Ok(None) };
+        let plan = async {
+            let (query, resolved) = self.planner.prepare(session, &analysis.sql()).await?;
+            self.planner.plan(session, &Arc::new(query), None, resolved).await
+        };
+        let planned = plan.instrument(info_span!(SPAN_PLAN)).await?;
+        let analysis = Arc::new(analysis);
+        let present: Present = Box::new(move |run| Arc::new(Analyzing::new(run, Arc::clone(&analysis))));
+        self.launch(session, statement, planned, statement.schema(), present).await.map(Some)
+    }
+
+    async fn launch(
+        &self,
+        session: &Arc<Session>,
+        statement: &Statement,
+        planned: Planned,
+        schema: SchemaRef,
+        present: Present,
+    ) -> Result<Arc<Query>> {
         let head = head(session, statement, planned.engine.name(), schema);
         let timeout = WindlassOptions::of(planned.context.state().config_options()).query_timeout_s;
         let work = Work::Plans {
             engine: Arc::clone(&planned.engine),
             plans: planned.queries(&head.id, &head.label),
             present,
-            timeout: (timeout > 0).then(|| Duration::from_secs(timeout)),
+            timeout: (timeout > 0).then(|| Duration::from_secs(timeout).saturating_sub(planned.spent)),
         };
         self.queries.launch(head, work).await
     }
@@ -260,4 +291,4 @@ fn settings(session: &Session, name: Option<&str>) -> Result<RecordBatch> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -37,6 +37,7 @@ pub async fn explain(planned: Planned, label: String, verbose: bool) -> Result<R
         let plans = planned.engine.explain(query).await?;
         let handed_on = plans.iter().any(|(kind, _)| kind == ENGINE);
         rows.extend((!handed_on).then(|| engine_row(&planned)));
+        rows.extend(note_rows(&planned));
         rows.extend(plans);
         rows.extend(scan_rows(&reports));
     }
@@ -49,6 +50,11 @@ const ENGINE: &str = "engine";
 /// Who runs the query, and why.
 pub fn engine_row(planned: &Planned) -> (String, String) {
     (ENGINE.to_owned(), format!("{}: {}", planned.engine.name(), planned.reason))
+}
+
+/// What parts of the query that ran first have told.
+pub fn note_rows(planned: &Planned) -> impl Iterator<Item = (String, String)> {
+    planned.notes.iter().map(|note| ("prelude".to_owned(), note.clone()))
 }
 
 /// What the scans leave out.

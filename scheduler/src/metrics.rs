@@ -15,6 +15,8 @@ pub const QUERIES_QUEUED: &str = "windlass_queries_queued";
 pub const QUERY_RESTARTS_TOTAL: &str = "windlass_query_restarts_total";
 /// Pipelined queries that ran again on the staged engine, by what cost the first attempt: `executor`, `memory`.
 pub const QUERY_FAILOVERS_TOTAL: &str = "windlass_query_failovers_total";
+/// Parts of queries that ran before the rest was planned, by what became of their rows: `used`, `dropped`.
+pub const PRELUDE_QUERIES_TOTAL: &str = "windlass_prelude_queries_total";
 /// Tasks that scheduler and executors told differently of, by what became of them: `again` on an executor, `cancelled`.
 pub const TASKS_LOST_TOTAL: &str = "windlass_tasks_lost_total";
 /// Open sessions.
@@ -46,6 +48,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(QUERIES_QUEUED, "Queries that wait for admission");
     describe_counter!(QUERY_RESTARTS_TOTAL, "Attempts of staged queries after the first");
     describe_counter!(QUERY_FAILOVERS_TOTAL, "Pipelined queries that ran again on the staged engine");
+    describe_counter!(PRELUDE_QUERIES_TOTAL, "Parts of queries that ran before the rest was planned");
     describe_counter!(TASKS_LOST_TOTAL, "Tasks that scheduler and executors told differently of");
     describe_gauge!(SESSIONS_OPEN, "Open sessions");
     describe_counter!(RPCS_TOTAL, "Client calls that ended");

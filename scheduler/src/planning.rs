@@ -3,6 +3,7 @@
 //! Every statement gets a session state of its own: what it resolved stays as it was, whatever others change meanwhile.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
@@ -27,7 +28,10 @@ use windlass_engine::session::state_builder;
 use windlass_proto::{Kind, QueryId};
 
 pub use self::choice::Engines;
+use self::estimates::with_estimates;
 use self::join_order::{order_joins, with_join_order};
+use self::key_answers::answer_from_keys;
+use self::prelude::Prelude;
 use self::threads::Threads;
 use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
@@ -39,7 +43,10 @@ use crate::statement::{Action, Parsed, Statement, parse};
 use crate::{ddl, system};
 
 mod choice;
+pub mod estimates;
 pub mod join_order;
+mod key_answers;
+mod prelude;
 mod threads;
 
 /// How much planning may cost.
@@ -76,6 +83,10 @@ pub struct Planned {
     pub engine: Arc<dyn Engine>,
     /// Why that engine.
     pub reason: String,
+    /// What parts that ran first have told of the first plan, as lines of EXPLAIN.
+    pub notes: Vec<String>,
+    /// Time that those parts took.
+    pub spent: Duration,
 }
 
 /// What a query's names mean: good for one run right away, since it does not see later changes.
@@ -92,6 +103,8 @@ pub struct Planner {
     guard: GuardLimits,
     threads: Threads,
     engines: Engines,
+    /// The local engine as it is on a planning thread.
+    local: Arc<dyn Engine>,
     catalog: Arc<dyn Catalog>,
     names: NamesCache,
     system: Arc<dyn CatalogProvider>,
@@ -110,8 +123,9 @@ impl Planner {
     ) -> Self {
         let names = NamesCache::new(Arc::clone(&catalog));
         let threads = Threads::new(&limits);
+        let local = Arc::clone(&engines.local);
         let engines = engines.on(&threads);
-        Self { threads, engines, limits, guard, catalog, names, system, runtime }
+        Self { threads, engines, local, limits, guard, catalog, names, system, runtime }
     }
 
     /// Reads and describes a statement; a query comes with its names resolved. Errors: everything that is wrong with it but the values of
@@ -167,6 +181,7 @@ impl Planner {
                         (context, plan, None)
                     }
                 };
+                let context = Arc::new(context);
                 let state = context.state();
                 let bound = |row: Vec<_>| if row.is_empty() { Ok(resolved.clone()) } else { resolved.clone().with_param_values(row) };
                 let plans = values.into_iter().map(bound).collect::<Result<Vec<_>, _>>().map_err(located)?;
@@ -179,18 +194,24 @@ impl Planner {
                 if let Some(other) = schemas.iter().find(|other| **other != schema) {
                     return Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}")));
                 }
-                let mut optimized = Vec::with_capacity(plans.len());
+                let mut prelude = Prelude::new(&context, &state, &planner.local);
+                let (mut optimized, mut notes) = (Vec::with_capacity(plans.len()), Vec::new());
                 for plan in &plans {
-                    optimized.push(order_joins(&state, state.optimize(plan).map_err(located)?).await.map_err(located)?);
+                    let plan = Box::pin(prelude.optimize(plan)).await.map_err(located)?;
+                    let plan = answer_from_keys(&state, plan).await.map_err(located)?;
+                    optimized.push(order_joins(&state, plan).await.map_err(located)?);
+                    if optimized.len() == 1 {
+                        notes = prelude.take_notes();
+                    }
                 }
-                let plans = optimized;
+                let (plans, spent) = (optimized, prelude.elapsed());
                 let promised = matches!(statement.action(), Action::Query(_)) && statement.parameter_types().iter().all(Option::is_some);
                 if promised && schema != statement.schema() {
                     return Err(Error::invalid("a table of the statement was changed after it was prepared")
                         .with_hint("prepare the statement again"));
                 }
                 let (engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
-                Ok(Planned { context: Arc::new(context), plans, resolved, schema, engine, reason })
+                Ok(Planned { context, plans, resolved, schema, engine, reason, notes, spent })
             })
             .await
     }
@@ -232,7 +253,8 @@ impl Planner {
 }
 
 fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
-    SessionContext::new_with_state(with_join_order(state_builder(config, Arc::clone(runtime))).with_catalog_list(catalogs).build())
+    let builder = with_estimates(with_join_order(state_builder(config, Arc::clone(runtime))));
+    SessionContext::new_with_state(builder.with_catalog_list(catalogs).build())
 }
 
 /// Plans the views that a statement names, with the statement's settings.

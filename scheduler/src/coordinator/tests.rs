@@ -36,14 +36,14 @@ impl Cluster for OneExecutor {
 }
 
 /// A coordinator whose engines are both local, with a session and a directory for files.
-struct Bench {
-    coordinator: Arc<Coordinator>,
+pub(crate) struct Bench {
+    pub(crate) coordinator: Arc<Coordinator>,
     runtime: Arc<RuntimeEnv>,
-    session: Arc<Session>,
-    dir: tempfile::TempDir,
+    pub(crate) session: Arc<Session>,
+    pub(crate) dir: tempfile::TempDir,
 }
 
-async fn bench() -> Bench {
+pub(crate) async fn bench() -> Bench {
     bench_with(CoordinatorLimits::default()).await
 }
 
@@ -70,7 +70,7 @@ async fn bench_with(limits: CoordinatorLimits) -> Bench {
 }
 
 impl Bench {
-    async fn run(&self, sql: &str, parameters: Option<&RecordBatch>) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn run(&self, sql: &str, parameters: Option<&RecordBatch>) -> Result<Vec<RecordBatch>> {
         let statement = self.coordinator.prepare(&self.session, sql).await?;
         let query = self.coordinator.execute(&self.session, &statement, parameters).await?;
         let rows = query.rows().await?;
@@ -83,7 +83,7 @@ impl Bench {
         Ok(batches)
     }
 
-    async fn text(&self, sql: &str) -> String {
+    pub(crate) async fn text(&self, sql: &str) -> String {
         match self.run(sql, None).await {
             Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
             Err(error) => panic!("{sql}: {error}"),

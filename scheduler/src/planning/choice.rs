@@ -7,8 +7,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr_rewriter::unnormalize_cols;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use windlass_catalog::provider::HiveTable;
+use windlass_catalog::prune::is_key_only;
 use windlass_engine::{EngineChoice, WindlassOptions};
 
 use super::threads::{OnThreads, Threads};
@@ -65,43 +66,54 @@ impl Engines {
 const CHOSEN: &str = "'windlass.engine' says so";
 
 /// A scan of a table with files.
-struct Scan {
+pub(super) struct Scan {
     provider: Arc<dyn TableProvider>,
-    filters: Vec<Expr>,
-    limit: Option<usize>,
+    projection: Option<Vec<usize>>,
+    /// As the physical planner hands them to the table.
+    pub(super) filters: Vec<Expr>,
+    pub(super) limit: Option<usize>,
 }
 
 impl Scan {
-    fn table(&self) -> &HiveTable {
+    /// `None` if it is of a table of another kind.
+    pub(super) fn of(scan: &TableScan) -> Option<Self> {
+        let provider = source_as_provider(&scan.source).ok().filter(|provider| provider.is::<HiveTable>())?;
+        let filters = unnormalize_cols(scan.filters.iter().cloned());
+        Some(Self { provider, projection: scan.projection.clone(), filters, limit: scan.fetch })
+    }
+
+    pub(super) fn table(&self) -> &HiveTable {
         self.provider.downcast_ref().expect("only scans of such tables are kept")
+    }
+
+    /// Whether no file needs to be read but for the number of its rows.
+    pub(super) fn reads_keys_only(&self) -> bool {
+        let meta = self.table().meta();
+        let is_key = |index: &usize| *index >= meta.schema.fields().len();
+        self.projection.as_ref().is_some_and(|columns| columns.iter().all(is_key))
+            && self.filters.iter().all(|filter| is_key_only(filter, &meta.keys))
     }
 }
 
 /// What a plan reads.
 #[derive(Default)]
-struct Leaves {
-    scans: Vec<Scan>,
+pub(super) struct Leaves {
+    pub(super) scans: Vec<Scan>,
     /// Whether there are tables of other kinds.
-    has_others: bool,
+    pub(super) has_others: bool,
     /// Whether a query refers to itself.
-    is_recursive: bool,
+    pub(super) is_recursive: bool,
 }
 
 impl Leaves {
-    fn of(plan: &LogicalPlan) -> Result<Self> {
+    pub(super) fn of(plan: &LogicalPlan) -> Result<Self> {
         let mut leaves = Self::default();
         plan.apply_with_subqueries(|node| {
             match node {
-                LogicalPlan::TableScan(scan) => {
-                    let provider = source_as_provider(&scan.source)?;
-                    match provider.is::<HiveTable>() {
-                        // As the physical planner hands them to the table.
-                        true => {
-                            leaves.scans.push(Scan { provider, filters: unnormalize_cols(scan.filters.iter().cloned()), limit: scan.fetch })
-                        }
-                        false => leaves.has_others = true,
-                    }
-                }
+                LogicalPlan::TableScan(scan) => match Scan::of(scan) {
+                    Some(scan) => leaves.scans.push(scan),
+                    None => leaves.has_others = true,
+                },
                 LogicalPlan::RecursiveQuery(_) => leaves.is_recursive = true,
                 _ => {}
             }

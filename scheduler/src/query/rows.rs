@@ -47,14 +47,15 @@ impl Run for Rows {
 pub struct Analyzed {
     run: Arc<dyn Run>,
     engine: (String, String),
+    notes: Vec<(String, String)>,
     reports: Arc<ScanReports>,
     rows: OnceCell<RecordBatch>,
 }
 
 impl Analyzed {
-    /// Watches `run`, and shows its `engine` row and what its scans reported.
-    pub fn new(run: Arc<dyn Run>, engine: (String, String), reports: Arc<ScanReports>) -> Self {
-        Self { run, engine, reports, rows: OnceCell::new() }
+    /// Watches `run`, and shows its `engine` row, `notes` on its plan and what its scans reported.
+    pub fn new(run: Arc<dyn Run>, engine: (String, String), notes: Vec<(String, String)>, reports: Arc<ScanReports>) -> Self {
+        Self { run, engine, notes, reports, rows: OnceCell::new() }
     }
 
     async fn watch(&self) -> Result<RecordBatch> {
@@ -71,7 +72,8 @@ impl Analyzed {
         if !ran_on.is_empty() {
             engine = format!("{engine}; it ran {ran_on}");
         }
-        let rows = [(kind, engine), ("analysis".to_owned(), analysis)].into_iter().chain(scan_rows(&self.reports));
+        let rows = std::iter::once((kind, engine)).chain(self.notes.iter().cloned());
+        let rows = rows.chain([("analysis".to_owned(), analysis)]).chain(scan_rows(&self.reports));
         plan_rows(&rows.collect::<Vec<_>>())
     }
 }
