@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -9,16 +10,18 @@ use async_trait::async_trait;
 use ballista_core::JobId;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
 use datafusion::prelude::SessionConfig;
+use futures::FutureExt;
 use metrics::{counter, gauge, histogram};
 use tracing::{Instrument, info_span};
 use windlass_engine::named_files::prepare_scans;
+use windlass_engine::pipelined::Fate;
 use windlass_engine::pipelined::memory::Share;
 use windlass_engine::roll_call::TaskName;
 use windlass_engine::telemetry::SPAN_TASK;
@@ -31,12 +34,14 @@ pub struct TaskEngine {
     inner: DefaultExecutionEngine,
     ledger: Ledger,
     memory: Arc<dyn MemoryPool>,
+    runtime: Arc<RuntimeEnv>,
 }
 
 impl TaskEngine {
-    /// Tasks fetch shuffle files over `connections`, are listed in `ledger`, and share `memory` with pipelined queries.
-    pub fn new(connections: Connections, ledger: Ledger, memory: Arc<dyn MemoryPool>) -> Self {
-        Self { inner: DefaultExecutionEngine::with_client_pool(Arc::new(connections)), ledger, memory }
+    /// Tasks fetch shuffle files over `connections`, are listed in `ledger`, share `memory` with pipelined queries and read files in
+    /// `runtime`.
+    pub fn new(connections: Connections, ledger: Ledger, memory: Arc<dyn MemoryPool>, runtime: Arc<RuntimeEnv>) -> Self {
+        Self { inner: DefaultExecutionEngine::with_client_pool(Arc::new(connections)), ledger, memory, runtime }
     }
 }
 
@@ -84,7 +89,7 @@ impl ExecutionEngine for TaskEngine {
         work_dir: &str,
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
-        let plan = compact_written_rows(prepare_scans(plan)?)?;
+        let plan = compact_written_rows(prepare_scans(plan, &self.runtime)?)?;
         let inner = self.inner.create_query_stage_exec(job_id.clone(), stage_id, task_id, output_partitions, plan, work_dir, config)?;
         let name = TaskName { job: job_id.to_string(), stage: stage_id as u64, task: task_id as u64 };
         Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), _entry: self.ledger.enter(name) }))
@@ -113,7 +118,7 @@ impl QueryStageExecutor for Task {
         let mut measured = Measured::start();
         let span = info_span!(SPAN_TASK, job = %self.job_id, stage = self.stage_id, task = task_id);
         let context = Arc::new(within(&context, &self.memory));
-        let result = self.inner.execute_query_stage(task_id, context).instrument(span).await;
+        let result = watched(self.inner.execute_query_stage(task_id, context)).instrument(span).await;
         measured.outcome = if result.is_ok() { "finished" } else { "failed" };
         if let Ok(partitions) = &result {
             counter!("windlass_shuffle_written_bytes_total").increment(partitions.iter().map(|partition| partition.num_bytes).sum());
@@ -136,6 +141,14 @@ impl QueryStageExecutor for Task {
     fn collect_column_stats(&self) -> Vec<TaskColumnStats> {
         self.inner.collect_column_stats()
     }
+}
+
+/// A panic of the task, or of one that it spawned and nobody awaits, is an error: its rows may be cut short.
+async fn watched<T>(task: impl Future<Output = Result<T>> + Send) -> Result<T> {
+    let fate = Fate::default();
+    let result = AssertUnwindSafe(fate.watch(Box::pin(task))).catch_unwind().await;
+    fate.check()?;
+    result.unwrap_or_else(|_| Err(DataFusionError::Internal("a task panicked without a message".to_owned())))
 }
 
 /// The context of a task whose own pool, which Ballista makes, is a share of the process's.
@@ -177,7 +190,9 @@ impl Drop for Measured {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::common::runtime::SpawnedTask;
     use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer};
+    use windlass_engine::pipelined::fate::is_panic;
 
     use super::*;
 
@@ -194,6 +209,19 @@ mod tests {
         assert!(task.try_grow(1).is_err());
         drop(task);
         assert_eq!((context.memory_pool().reserved(), process.reserved()), (0, 50));
+    }
+
+    #[tokio::test]
+    async fn panics_are_errors() {
+        Fate::install();
+        let panics = async { panic!("row 7 is odd") };
+        assert!(is_panic(&watched::<()>(panics).await.unwrap_err()));
+        let cut_short = async {
+            let _ = SpawnedTask::spawn(async { panic!("row 8 is odd") }).await;
+            Ok(())
+        };
+        assert!(watched(cut_short).await.unwrap_err().to_string().contains("row 8 is odd"));
+        watched(async { Ok(()) }).await.unwrap();
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Runs stages of pipelined queries: `datafusion-distributed` does the work, here is what it does not.
 //!
 //! Reading order: [`door`] (who may ask, what is promised when a stream ends), [`queries`] (the attempts that run here: their memory, their
-//! end), [`session`] (the session of a task), [`plan`] (which plans run, and what is put into them), `tidy` (what ended tasks leave behind).
+//! end), [`session`] (the session of a task), [`plan`] (which plans run, and what is put into them), [`aging`] (the threads that stages compute
+//! on), `tidy` (what ended tasks leave behind).
 //!
-//! Stages share the port of the shuffle files. They compute on threads of their own, as many as there are slots, beside the threads that
-//! Ballista runs its tasks on: with both engines busy, the kernel divides the cores between them.
+//! Stages share the port of the shuffle files. They compute on threads of their own beside those that Ballista runs its tasks on: with
+//! both engines busy, the kernel divides the cores between them.
 
+pub mod aging;
 pub mod door;
 pub mod plan;
 pub mod queries;
@@ -15,30 +17,27 @@ mod tidy;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion_distributed::Worker;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tonic::transport::server::Router;
 use windlass_engine::MESSAGE_BYTES_MAX;
 use windlass_engine::config::Secret;
 use windlass_engine::pipelined::{BUILD, Fate, WorkerChannels};
 
+use self::aging::Threads;
 use self::door::Door;
 use self::queries::{Limits, Queries};
 use self::session::TaskSessions;
 
-/// How long blocked threads get to end.
-const THREADS_END: Duration = Duration::from_secs(1);
-
 /// What stages may use.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Threads that compute.
+    /// Threads that compute, of each age.
     pub slots: usize,
     /// Limits of the process and of each query in it.
     pub limits: Limits,
@@ -55,7 +54,7 @@ pub struct StageRunner {
     worker: Worker,
     tidy: AbortHandle,
     /// None once it is dropped.
-    threads: Option<Runtime>,
+    threads: Option<Threads>,
 }
 
 impl fmt::Debug for StageRunner {
@@ -68,9 +67,9 @@ impl StageRunner {
     /// Starts the threads. `runtime` gives files, caches and spill directory; connections to other executors live on `io`.
     pub fn start(options: Options, runtime: &Arc<RuntimeEnv>, io: Handle) -> io::Result<Self> {
         Fate::install();
-        let threads = Builder::new_multi_thread().worker_threads(options.slots.max(1)).thread_name("pipelined").enable_all().build()?;
+        let threads = Threads::start(options.slots)?;
         let Options { limits, cluster_key: key, functions, .. } = options;
-        let queries = Queries::new(limits, Arc::clone(runtime));
+        let queries = Queries::new(limits, threads.ages(), Arc::clone(runtime));
         let channels = WorkerChannels::new(io.clone());
         let sessions = TaskSessions { queries: Arc::clone(&queries), key: key.clone(), channels, functions };
         let worker = Worker::from_session_builder(sessions).with_runtime_env(Arc::clone(queries.runtime())).with_version(BUILD);
@@ -83,7 +82,7 @@ impl StageRunner {
         let Some(threads) = &self.threads else { return router };
         let service = self.worker.clone().into_worker_server();
         let service = service.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
-        router.add_service(Door::new(service, Arc::clone(&self.queries), self.key.clone(), threads.handle().clone()))
+        router.add_service(Door::new(service, Arc::clone(&self.queries), self.key.clone(), threads.young().clone()))
     }
 
     /// What stages reserve memory of. Whoever else computes here should take it from the same pool.
@@ -112,8 +111,7 @@ impl Drop for StageRunner {
         self.abandon();
         self.tidy.abort();
         if let Some(threads) = self.threads.take() {
-            // Waiting for them here would block the thread of another runtime.
-            std::thread::spawn(move || threads.shutdown_timeout(THREADS_END));
+            threads.stop();
         }
     }
 }

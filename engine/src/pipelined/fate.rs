@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 
 /// How the text of an error starts that stands for a panic. Errors cross processes as text.
-const PANICKED: &str = "an operator or function panicked";
+pub const PANICKED: &str = "an operator or function panicked";
 
 /// How the text of an error starts that stopped what nobody waits for any more.
 const OVER: &str = "the query is over";

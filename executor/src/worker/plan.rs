@@ -6,15 +6,17 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use datafusion_distributed::BroadcastExec;
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::pipelined::Fate;
 
+use super::aging::Age;
 use crate::transparent::{Around, Transparent};
 
-/// Operators that only read. What writes files goes through Ballista, and a node that is not known here has not been looked at.
+/// Operators that only read, and the one that writes, under names that nobody else uses. A node that is not known here has not been looked at.
 const ALLOWED: &[&str] = &[
     "AggregateExec",
     "AsyncFuncExec",
@@ -48,19 +50,20 @@ const ALLOWED: &[&str] = &[
     "UnionExec",
     "UnnestExec",
     "WindowAggExec",
+    "WriteExec",
 ];
 
 /// Makes a decoded stage ready to run as code of an attempt.
 ///
-/// Scans and the operator below the stage's last one are watched: a panic is an error in the stream, and nothing is read after the
-/// attempt's end. The shape stays, because metrics are matched by position.
-pub fn prepare(plan: Arc<dyn ExecutionPlan>, fate: &Fate) -> Result<Arc<dyn ExecutionPlan>> {
-    let watch = Watch(fate.clone());
+/// Scans and the operator below the stage's last one are watched: a panic is an error in the stream, nothing is read after the attempt's
+/// end, and both compute on the threads of the attempt's age. The shape stays, because metrics are matched by position.
+pub fn prepare(plan: Arc<dyn ExecutionPlan>, fate: &Fate, age: &Arc<Age>, runtime: &RuntimeEnv) -> Result<Arc<dyn ExecutionPlan>> {
+    let watch = Watch { fate: fate.clone(), age: Arc::clone(age) };
     plan.apply(|node| match ALLOWED.contains(&operator(node.name())) {
         true => Ok(TreeNodeRecursion::Continue),
         false => Err(DataFusionError::NotImplemented(format!("the pipelined engine does not run {}", node.name()))),
     })?;
-    let plan = prepare_scans(plan)?;
+    let plan = prepare_scans(plan, runtime)?;
     let watch_scans = |node: Arc<dyn ExecutionPlan>| match node.is::<DataSourceExec>() {
         true => Ok(Transformed::yes(Transparent::wrap(node, &watch))),
         false => Ok(Transformed::no(node)),
@@ -81,12 +84,15 @@ fn operator(name: &str) -> &str {
     name.split_once('(').map_or(name, |(operator, _)| operator)
 }
 
-/// Panics of an operator become errors of its attempt, and its rows end with the attempt.
+/// Panics of an operator become errors of its attempt, its rows end with the attempt, and are computed on the threads of its age.
 #[derive(Debug, Clone)]
-struct Watch(Fate);
+struct Watch {
+    fate: Fate,
+    age: Arc<Age>,
+}
 
 impl Around for Watch {
     fn rows(&self, execute: impl FnOnce() -> Result<SendableRecordBatchStream>) -> Result<SendableRecordBatchStream> {
-        Ok(self.0.watch_rows(self.0.catch(execute)??))
+        Ok(self.age.rows(self.fate.watch_rows(self.fate.catch(execute)??)))
     }
 }

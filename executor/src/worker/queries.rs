@@ -16,6 +16,8 @@ use windlass_engine::pipelined::fate::{Ending, Fate};
 use windlass_engine::pipelined::memory::{HeadRoom, QueryPool};
 use windlass_engine::pipelined::{QueryToken, TokenError};
 
+use super::aging::{Age, Ages};
+
 /// Tasks that may live here at one time. Each holds a session, a plan and a control stream, also while it waits.
 const TASKS_MAX: usize = 4096;
 
@@ -83,6 +85,7 @@ impl From<Refusal> for DataFusionError {
 #[derive(Debug)]
 pub struct Queries {
     limits: Limits,
+    ages: Ages,
     /// Files, caches and spill directory, with the pool that all queries, and tasks of staged ones, share.
     runtime: Arc<RuntimeEnv>,
     head_room: Arc<HeadRoom>,
@@ -94,12 +97,13 @@ pub struct Queries {
 
 impl Queries {
     /// None yet. Only files, caches and spill directory of `runtime` are used.
-    pub fn new(limits: Limits, runtime: Arc<RuntimeEnv>) -> Arc<Self> {
+    pub fn new(limits: Limits, ages: Ages, runtime: Arc<RuntimeEnv>) -> Arc<Self> {
         let pool: Arc<dyn MemoryPool> = Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(limits.memory_bytes), NAMED_CONSUMERS));
         let head_room = HeadRoom::new(&pool, limits.memory_bytes / HEAD_ROOM_PART);
         let runtime = Arc::new(RuntimeEnv { memory_pool: pool, ..RuntimeEnv::clone(&runtime) });
         Arc::new(Self {
             limits,
+            ages,
             runtime,
             head_room,
             attempts: Mutex::default(),
@@ -137,6 +141,7 @@ impl Queries {
         let attempt = Arc::new(Attempt {
             token: token.clone(),
             fate,
+            age: Age::new(self.ages.clone()),
             runtime: Arc::new(RuntimeEnv { memory_pool: pool, ..RuntimeEnv::clone(&self.runtime) }),
             tasks: AtomicUsize::new(0),
             queries: Arc::clone(self),
@@ -189,6 +194,7 @@ impl Queries {
 pub struct Attempt {
     token: QueryToken,
     fate: Fate,
+    age: Arc<Age>,
     runtime: Arc<RuntimeEnv>,
     tasks: AtomicUsize,
     queries: Arc<Queries>,
@@ -198,6 +204,11 @@ impl Attempt {
     /// What becomes of it here.
     pub fn fate(&self) -> &Fate {
         &self.fate
+    }
+
+    /// How long it has computed here.
+    pub fn age(&self) -> &Arc<Age> {
+        &self.age
     }
 
     /// Its share of the memory, with the files and caches of the process.

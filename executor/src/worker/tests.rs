@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::arrow::array::AsArray;
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
@@ -35,6 +35,7 @@ use windlass_engine::pipelined::{QueryId, QueryToken, attempt_config, worker_url
 use windlass_engine::session::{session_config, state_builder};
 use windlass_engine::{Locations, RuntimeOptions, build_runtime};
 
+use super::aging::{Age, Ages};
 use super::*;
 
 /// Rows of the larger table.
@@ -173,7 +174,7 @@ impl Cluster {
     async fn is_quiet(&self) {
         let left = || {
             let left = self.runners.iter().map(|runner| {
-                let work = runner.threads.as_ref().unwrap().metrics().num_alive_tasks();
+                let work = runner.threads.as_ref().unwrap().alive_tasks();
                 (runner.queries.tasks(), work, runner.memory().reserved())
             });
             left.filter(|left| *left != (0, 0, 0)).collect::<Vec<_>>()
@@ -351,7 +352,7 @@ async fn the_door_asks_who_is_there_and_vouches_for_every_end() {
     Fate::install();
     let key = Secret::new("k");
     let runtime = Arc::new(RuntimeEnv::default());
-    let queries = Queries::new(Limits { memory_bytes: MIB, query_bytes: MIB }, runtime);
+    let queries = Queries::new(Limits { memory_bytes: MIB, query_bytes: MIB }, Ages::new(Handle::current(), Duration::MAX), runtime);
     let mut door = Door::new(Optimist, Arc::clone(&queries), Some(key.clone()), Handle::current());
     let token = |query: &str| QueryToken { query: QueryId::new(query), attempt: 1 };
     let mut ask = async |path: &str, headers: HeaderMap| {
@@ -383,10 +384,11 @@ async fn the_door_asks_who_is_there_and_vouches_for_every_end() {
     queries.drained().await;
 }
 
-#[test]
-fn operators_that_nobody_looked_at_do_not_run() {
+#[tokio::test]
+async fn operators_that_nobody_looked_at_do_not_run() {
+    let age = Age::new(Ages::new(Handle::current(), Duration::MAX));
     let empty: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
-    let prepare = |plan: &Arc<dyn ExecutionPlan>| plan::prepare(Arc::clone(plan), &Fate::default());
+    let prepare = |plan: &Arc<dyn ExecutionPlan>| plan::prepare(Arc::clone(plan), &Fate::default(), &age, &RuntimeEnv::default());
     let prepared = prepare(&empty).unwrap();
     assert!(prepared.is::<EmptyExec>() && prepared.children().is_empty(), "the shape stays");
     // Ends its rows cleanly when its input panics.

@@ -12,28 +12,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ballista_core::JobId;
-use ballista_core::serde::BallistaCodec;
 use ballista_core::serde::protobuf::UpdateTaskStatusParams;
 use ballista_core::serde::protobuf::job_status::Status as JobStatus;
 use ballista_core::serde::protobuf::scheduler_grpc_server::{SchedulerGrpc, SchedulerGrpcServer};
+use ballista_core::serde::{BallistaCodec, BallistaLogicalExtensionCodec};
 use ballista_scheduler::cluster::{BallistaCluster, JobState};
 use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
 use ballista_scheduler::metrics::NoopMetricsCollector;
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use ballista_scheduler::scheduler_server::JobIdGenerator;
-use datafusion::common::JoinType;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::transport::server::TcpIncoming;
-use tracing::{debug, warn};
+use tracing::warn;
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::write::WriteCodec;
 
 use self::joins::Broadcast;
 use self::launch::Launcher;
@@ -55,6 +53,7 @@ mod observation;
 mod results;
 mod roll_call;
 mod run;
+mod told;
 mod watchdog;
 
 /// Task events that may wait for Ballista's event loop.
@@ -73,8 +72,12 @@ const RETIRE_POLLS_MAX: u32 = 240;
 /// When the files of a job that was cancelled are deleted once more: its tasks may write until they notice.
 const SWEEP_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(20)];
 
-/// Estimated bytes of a hash join's build side, per partition, above which a query is planned with sort-merge joins, which can spill.
-const BUILD_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Share of a slot's memory that a partition of a hash join's build side may be estimated to take. Above that the join sorts, which can
+/// spill.
+const BUILD_SHARE: u64 = 2;
+
+/// The same in bytes, where executors have not told their memory.
+const BUILD_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// How the staged engine is set up.
 #[derive(Debug)]
@@ -115,7 +118,7 @@ impl StagedEngine {
         let cluster = BallistaCluster::new(Arc::clone(&executors) as _, Arc::clone(&jobs) as _);
         let metrics = Arc::new(NoopMetricsCollector::default());
         let launcher = Arc::new(Launcher::new(&options.endpoint));
-        let codec = BallistaCodec::default();
+        let codec = BallistaCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()), Arc::new(WriteCodec::staged()));
         let mut server = BallistaServer::new_with_task_launcher(options.endpoint, cluster, codec, config, metrics, launcher);
         server.init().await.map_err(|error| internal("Ballista's scheduler", &error))?;
 
@@ -176,12 +179,12 @@ impl Engine for StagedEngine {
     }
 
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
-        let plan = distributable_plan(&query).await?;
+        let plan = physical_plan(&query, self.core.hash_joins()).await?;
         Ok(Arc::new(StagedRun::start(Arc::clone(&self.core), query, plan)))
     }
 
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
-        let plan = distributable_plan(&query).await?;
+        let plan = physical_plan(&query, self.core.hash_joins()).await?;
         let state = query.context.state();
         let options = &state.config_options().explain;
         let physical = physical_text(plan.as_ref(), options);
@@ -194,26 +197,24 @@ impl Engine for StagedEngine {
     }
 }
 
-/// The physical plan of a query, checked to be one that can be cut into tasks.
-async fn distributable_plan(query: &PlannedQuery) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = physical_plan(query, None).await?;
-    match oversized_build(plan.as_ref()) {
-        Some(bytes) => {
-            debug!(query = %query.id, bytes, "a hash join's build side is too large: planning with sort-merge joins");
-            physical_plan(query, Some(false)).await
-        }
-        None => Ok(plan),
-    }
+/// Which hash joins a plan may have.
+#[derive(Debug, Clone, Copy)]
+enum HashJoins {
+    /// Those whose build side is estimated at no more bytes per partition.
+    UpTo(u64),
+    /// As few as possible.
+    Avoided,
 }
 
-/// Plans a query, with or without hash joins if `hash_joins` says so.
-async fn physical_plan(query: &PlannedQuery, hash_joins: Option<bool>) -> Result<Arc<dyn ExecutionPlan>> {
-    let plan = async |broadcast, hash_joins: Option<bool>| -> Result<Arc<dyn ExecutionPlan>> {
-        let mut state = joins::with_rules(query.context.state(), broadcast);
+/// The physical plan of a query, checked to be one that can be cut into tasks.
+async fn physical_plan(query: &PlannedQuery, hash_joins: HashJoins) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = async |broadcast, hash_joins: HashJoins| -> Result<Arc<dyn ExecutionPlan>> {
+        let build_bytes_max = if let HashJoins::UpTo(bytes) = hash_joins { bytes } else { u64::MAX };
+        let mut state = joins::with_rules(query.context.state(), broadcast, build_bytes_max);
         // Only the last plan's scans are the query's.
         state.config().get_extension::<ScanReports>().inspect(|reports| drop(reports.take()));
-        if let Some(hash_joins) = hash_joins {
-            state.config_mut().options_mut().optimizer.prefer_hash_join = hash_joins;
+        if matches!(hash_joins, HashJoins::Avoided) {
+            state.config_mut().options_mut().optimizer.prefer_hash_join = false;
         }
         Ok(state.query_planner().create_physical_plan(&query.plan, &state).await?)
     };
@@ -222,27 +223,10 @@ async fn physical_plan(query: &PlannedQuery, hash_joins: Option<bool>) -> Result
         physical = plan(Broadcast::Never, hash_joins).await?;
     }
     if joins::keeps_order(&physical) {
-        physical = plan(Broadcast::Never, Some(false)).await?;
+        physical = plan(Broadcast::Never, HashJoins::Avoided).await?;
     }
     windlass_catalog::scan::check_leaves(&physical)?;
-    Ok(physical)
-}
-
-/// Bytes per partition of the first build side that is estimated to be too large. Only inner joins and the like: sort-merge has no
-/// null-aware anti join.
-fn oversized_build(plan: &dyn ExecutionPlan) -> Option<usize> {
-    let own = plan.downcast_ref::<HashJoinExec>().and_then(|join| {
-        let partitions = match join.partition_mode() {
-            PartitionMode::Partitioned if *join.join_type() != JoinType::LeftAnti => {
-                join.left().properties().output_partitioning().partition_count().max(1)
-            }
-            _ => return None,
-        };
-        let statistics = StatisticsContext::new().compute(join.left().as_ref(), &StatisticsArgs::new()).ok()?;
-        let bytes = statistics.total_byte_size.get_value()? / partitions;
-        (bytes > BUILD_BYTES_MAX).then_some(bytes)
-    });
-    own.or_else(|| plan.children().into_iter().find_map(|child| oversized_build(child.as_ref())))
+    Ok(told::tell(physical)?)
 }
 
 impl Cluster for StagedEngine {
@@ -289,6 +273,14 @@ impl fmt::Debug for Core {
 }
 
 impl Core {
+    /// Those that the executors' memory bears.
+    fn hash_joins(&self) -> HashJoins {
+        let members = self.executors.members();
+        let share = |member: &crate::cluster::Member| member.memory_bytes / member.slots.max(1) as u64 / BUILD_SHARE;
+        let known = members.iter().map(share).filter(|bytes| *bytes > 0);
+        HashJoins::UpTo(known.min().unwrap_or(BUILD_BYTES_MAX))
+    }
+
     async fn look_after_executors(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             self.executors.probe(LATE_AFTER).await;

@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::{Column, ColumnStatistics, ScalarValue, Statistics};
 use datafusion::logical_expr::Expr;
 
-pub use self::physical::with_estimates;
+pub use self::physical::{bytes_of, with_estimates};
 use self::selectivity::Selectivity;
 
 pub(super) mod joins;

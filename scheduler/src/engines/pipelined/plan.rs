@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::aggregates::AggregateExec;
@@ -15,7 +14,6 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
@@ -30,7 +28,9 @@ use windlass_engine::pipelined::{QueryToken, WorkerChannels, attempt_config};
 use super::members::Members;
 use super::slices::{scanned_bytes, slice, task_count};
 use super::soundness::{LimitBeforeBroadcastRule, exchanges_otherwise};
+use super::windows::SortByConstantsRule;
 use crate::engines::PlannedQuery;
+use crate::planning::estimates::bytes_of;
 
 /// Least partitions of a stage's task: DataFusion makes no exchanges for one, and without exchanges there is nothing to distribute.
 const PARTITIONS_MIN: usize = 2;
@@ -148,6 +148,7 @@ fn session(state: SessionState, members: &Members, token: &QueryToken, links: &L
     config.set_distributed_scale_up_leaf_node_handler(|event: ScaleUpLeafNodeEvent<'_>| slice(event));
     let mut rules = state.physical_optimizers().to_vec();
     rules.push(Arc::new(LimitBeforeBroadcastRule));
+    rules.push(Arc::new(SortByConstantsRule));
     let builder = SessionStateBuilder::new_from_existing(state).with_config(config).with_physical_optimizer_rules(rules);
     Ok(builder.with_distributed_planner().build())
 }
@@ -251,11 +252,7 @@ fn build_bytes(node: &Arc<dyn ExecutionPlan>, tasks: usize) -> Option<u64> {
         None if node.is::<NestedLoopJoinExec>() || node.is::<CrossJoinExec>() => 1,
         None => return None,
     };
-    let statistics = StatisticsContext::new().compute(node.children().first()?.as_ref(), &StatisticsArgs::new()).ok()?;
-    match statistics.total_byte_size {
-        Precision::Exact(bytes) | Precision::Inexact(bytes) => Some((bytes / shared_by.max(1)) as u64),
-        Precision::Absent => None,
-    }
+    Some(bytes_of(node.children().first()?.as_ref())? / shared_by.max(1) as u64)
 }
 
 /// Bytes of a stage and all below it, as the first task gets it. Errors: something in it has no encoding.

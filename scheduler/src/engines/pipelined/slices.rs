@@ -11,6 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion_distributed::{
     DesiredTaskCountEvent, DesiredTaskCountEventResponse, DistributedLeafExec, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
 };
+use windlass_engine::formats::can_be_cut;
 
 use super::soundness::{file_scan, needs_one_task};
 
@@ -59,7 +60,8 @@ pub fn slice(event: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEv
     Some(leaf.map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf))))
 }
 
-/// Cuts files, in order, into so many pieces of equal bytes; some are empty if there is little to read.
+/// Cuts files, in order, into so many pieces of equal bytes; some are empty if there is little to read. Files that must be read whole
+/// belong to the piece that they begin in.
 fn cut(files: &[&PartitionedFile], pieces: usize) -> Vec<Vec<PartitionedFile>> {
     let total: u64 = files.iter().map(|file| file.effective_size()).sum();
     let share = total.div_ceil(pieces as u64);
@@ -69,7 +71,7 @@ fn cut(files: &[&PartitionedFile], pieces: usize) -> Vec<Vec<PartitionedFile>> {
         let (mut start, end) = file.range();
         while start < end {
             let room = share - passed % share;
-            let stop = end.min(start + room);
+            let stop = if can_be_cut(file) { end.min(start + room) } else { end };
             let mut part = (*file).clone();
             part.range = ((start, stop) != (0, file.object_meta.size)).then_some(FileRange { start: start as i64, end: stop as i64 });
             let piece = usize::try_from(passed / share).unwrap_or(usize::MAX).min(pieces - 1);

@@ -21,6 +21,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, Distribution, ExecutionPlan, ExecutionPlanProperties, Partitioning, ReplaceChildrenOptions,
 };
 use datafusion_distributed::{BroadcastExec, NetworkBoundaryExt};
+use windlass_engine::formats::says_its_format;
 
 /// The files that a node reads, if it is a scan of files.
 pub fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
@@ -70,7 +71,8 @@ fn keeps_order_apart(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// Files that cannot be read from the middle, and files whose groups were dealt out for a reason.
 fn cannot_be_sliced(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    file_scan(plan).is_some_and(|scan| scan.output_partitioning.is_some() || scan.file_source().file_type() != "parquet")
+    let is_known = |scan: &FileScanConfig| scan.file_source().file_type() == "parquet" || says_its_format(scan);
+    file_scan(plan).is_some_and(|scan| scan.output_partitioning.is_some() || !is_known(scan))
 }
 
 /// Whether rows are exchanged in a way that the distributed planner does not cut at, and so runs once per task.

@@ -1,5 +1,6 @@
 //! Kinds for failures that come back from executors as text.
 
+use windlass_engine::pipelined::fate::PANICKED;
 use windlass_proto::Kind;
 
 use crate::Error;
@@ -9,7 +10,8 @@ use crate::error::worded;
 const PREFIXES: [&str; 2] = ["Task failed due to runtime execution error: ", "Task failed due to IO error: "];
 
 /// Causes by what their `Debug` text contains, the first that fits. Ballista sends no kinds over the wire.
-const CAUSES: [(&str, Kind); 16] = [
+const CAUSES: [(&str, Kind); 17] = [
+    (PANICKED, Kind::Internal),
     ("ResourcesExhausted(", Kind::Exhausted),
     // A connection that broke under a stream of rows.
     ("h2 protocol error", Kind::Unavailable),
@@ -96,6 +98,11 @@ mod tests {
                 "Task failed due to runtime execution error: DataFusionError(ArrowError(IpcError(\"code: 'Unknown error', message: \\\"h2 protocol error: error reading a body from connection\\\"\"), None))",
                 Kind::Unavailable,
                 "code: 'Unknown error', message: \"h2 protocol error: error reading a body from connection\"",
+            ),
+            (
+                "Task failed due to runtime execution error: DataFusionError(Execution(\"an operator or function panicked: row 7 is odd\"))",
+                Kind::Internal,
+                "an operator or function panicked: row 7 is odd",
             ),
             (
                 "task could not be prepared or was rejected by executor",

@@ -1,9 +1,11 @@
 //! Makes plans that stay right when Ballista changes their joins.
 //!
+//! Memory: hash joins do not spill, so one whose build side is estimated not to fit becomes a sort-merge join, which does.
+//!
 //! Modes: Ballista's static planner turns a broadcast join whose rows may come from the build side, or whose build side is too large, into a
 //! partitioned one with `target_partitions` partitions. By then everything above it has been planned for the number it had: where that
 //! was one, a global aggregation, sort or limit runs once per partition and the rows are wrong. So the mode is chosen here, before
-//! DataFusion distributes the plan, and such that Ballista keeps it.
+//! DataFusion distributes the plan, and Ballista is told sizes by which it keeps it (`told`).
 //!
 //! Order: when a stage's inputs are known, Ballista swaps the sides of joins whose build side turned out to be the larger one. The order
 //! of the probe side is lost then, but DataFusion sorts below joins that keep it. So sorts are moved above joins.
@@ -11,24 +13,25 @@
 use std::sync::Arc;
 
 use ballista_core::config::BallistaConfig;
+use datafusion::arrow::compute::SortOptions;
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
-use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
+use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode, SortMergeJoinExec};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions};
+
+use crate::planning::estimates::bytes_of;
 
 /// DataFusion's rule that chooses modes; ours follows it.
 const CHOOSES_MODES: &str = "join_selection";
-
-/// Bytes of a value where only the number of rows is known: Ballista's widest guess.
-const COLUMN_BYTES: usize = 32;
 
 /// Which joins may send their build side to every task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +42,11 @@ pub enum Broadcast {
     Never,
 }
 
-/// The session with the rules in their places.
-pub fn with_rules(state: SessionState, broadcast: Broadcast) -> SessionState {
+/// The session with the rules in their places. A partition of a build side may have `build_bytes_max`.
+pub fn with_rules(state: SessionState, broadcast: Broadcast, build_bytes_max: u64) -> SessionState {
     let mut rules = state.physical_optimizers().to_vec();
     let place = rules.iter().position(|rule| rule.name() == CHOOSES_MODES).map_or(0, |place| place + 1);
-    rules.insert(place, Arc::new(BroadcastJoinsRule { broadcast }));
+    rules.insert(place, Arc::new(JoinModesRule { broadcast, build_bytes_max }));
     rules.push(Arc::new(SortAboveJoinsRule));
     SessionStateBuilder::new_from_existing(state).with_physical_optimizer_rules(rules).build()
 }
@@ -60,13 +63,14 @@ pub fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 #[derive(Debug)]
-struct BroadcastJoinsRule {
+struct JoinModesRule {
     broadcast: Broadcast,
+    build_bytes_max: u64,
 }
 
-impl PhysicalOptimizerRule for BroadcastJoinsRule {
+impl PhysicalOptimizerRule for JoinModesRule {
     fn name(&self) -> &str {
-        "broadcast_joins"
+        "join_modes"
     }
 
     fn schema_check(&self) -> bool {
@@ -74,14 +78,37 @@ impl PhysicalOptimizerRule for BroadcastJoinsRule {
     }
 
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let choose = |plan: Arc<dyn ExecutionPlan>| match plan.downcast_ref::<HashJoinExec>() {
-            Some(join) if is_broadcast(join) && (self.broadcast == Broadcast::Never || !is_kept(join, config)) => {
-                Ok(Transformed::yes(join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?))
+        let choose = |plan: Arc<dyn ExecutionPlan>| {
+            let Some(join) = plan.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(plan)) };
+            if is_broadcast(join) && self.broadcast == Broadcast::WhereKept && is_kept(join, config) {
+                return Ok(Transformed::no(plan));
             }
-            _ => Ok(Transformed::no(plan)),
+            // Sort-merge joins know no null-aware mode.
+            let share = bytes_of(join.left().as_ref()).map_or(0, |bytes| bytes / config.execution.target_partitions.max(1) as u64);
+            if share > self.build_bytes_max && !join.null_aware {
+                return Ok(Transformed::yes(sort_merge(join)?));
+            }
+            match is_broadcast(join) {
+                true => Ok(Transformed::yes(join.builder().with_partition_mode(PartitionMode::Partitioned).build_exec()?)),
+                false => Ok(Transformed::no(plan)),
+            }
         };
         Ok(plan.transform_up(choose)?.data)
     }
+}
+
+/// The same join without a hash table. The rules that follow sort its inputs.
+fn sort_merge(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
+    let (left, right, on) = (Arc::clone(join.left()), Arc::clone(join.right()), join.on().to_vec());
+    let sorts = vec![SortOptions::default(); on.len()];
+    let merge = SortMergeJoinExec::try_new(left, right, on, join.filter().cloned(), *join.join_type(), sorts, join.null_equality())?;
+    let Some(projection) = &join.projection else { return Ok(Arc::new(merge)) };
+    let schema = merge.schema();
+    let column = |index: &usize| {
+        let name = schema.field(*index).name();
+        ProjectionExpr { expr: Arc::new(Column::new(name, *index)), alias: name.clone() }
+    };
+    Ok(Arc::new(ProjectionExec::try_new(projection.iter().map(column).collect::<Vec<_>>(), Arc::new(merge))?))
 }
 
 /// A join with its build side in one partition; Ballista runs null-aware ones in a single task by itself.
@@ -94,15 +121,7 @@ fn is_kept(join: &HashJoinExec, config: &ConfigOptions) -> bool {
     let is_probe_driven =
         matches!(join.join_type(), JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
     let limit = config.extensions.get::<BallistaConfig>().map_or(0, BallistaConfig::broadcast_join_threshold_bytes);
-    is_probe_driven && estimated_bytes(join.left().as_ref()).is_some_and(|bytes| bytes < limit)
-}
-
-/// Bytes of a plan's rows, where they or the number of rows are known; never less than Ballista's estimate.
-fn estimated_bytes(plan: &dyn ExecutionPlan) -> Option<usize> {
-    let statistics = StatisticsContext::new().compute(plan, &StatisticsArgs::new()).ok()?;
-    let bytes = statistics.total_byte_size.get_value().copied().filter(|bytes| *bytes > 0);
-    let rows = statistics.num_rows.get_value().filter(|rows| **rows > 0);
-    bytes.or_else(|| rows.map(|rows| rows.saturating_mul(plan.schema().fields().len().max(1)).saturating_mul(COLUMN_BYTES)))
+    is_probe_driven && bytes_of(join.left().as_ref()).is_some_and(|bytes| 0 < bytes && bytes < limit as u64)
 }
 
 #[derive(Debug)]

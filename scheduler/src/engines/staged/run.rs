@@ -22,7 +22,7 @@ use windlass_proto::{Kind, Progress};
 use super::observation::{Observation, analysis};
 use super::results::{FetchError, ResultPartition, result_partitions};
 use super::watchdog::{Pulse, Verdict, Watchdog};
-use super::{Core, Job, failure, physical_plan};
+use super::{Core, HashJoins, Job, failure, physical_plan};
 use crate::cluster::Doom;
 use crate::engines::rows::produced;
 use crate::engines::{PlannedQuery, Run};
@@ -230,7 +230,7 @@ impl Shared {
                     Loss::Memory.count();
                     info!(query = %self.query.id, %error, "out of memory: once more with sort-merge joins, which can spill");
                     tries.sort_merge = true;
-                    tries.plan = physical_plan(&self.query, Some(false)).await?;
+                    tries.plan = physical_plan(&self.query, HashJoins::Avoided).await?;
                 }
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Lost(loss, cause)) => {

@@ -35,6 +35,12 @@ pub fn with_estimates(mut builder: SessionStateBuilder) -> SessionStateBuilder {
     builder.with_statistics_registry(StatisticsRegistry::with_providers(vec![Arc::new(EstimatesProvider)]))
 }
 
+/// Estimated bytes of a plan's rows; `None` where nothing is known.
+pub fn bytes_of(plan: &dyn ExecutionPlan) -> Option<u64> {
+    let registry = StatisticsRegistry::with_providers(vec![Arc::new(EstimatesProvider)]);
+    registry.compute(plan).ok()?.base().total_byte_size.get_value().map(|bytes| *bytes as u64)
+}
+
 /// Statistics by our formulas. An operator that they do not know gets DataFusion's own, and what is above goes on from there.
 #[derive(Debug)]
 struct EstimatesProvider;
