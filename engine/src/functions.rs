@@ -2,18 +2,31 @@
 //! lacks the nested functions (`array_*`, `map_*`) that its scheduler plans with.
 
 mod calendar;
+mod collections;
+mod dates;
+mod dialects;
+mod json;
+mod kernel;
 mod limits;
+mod only_match;
 pub(crate) mod only_row;
+mod operators;
+mod patterns;
 pub mod sketch;
+mod texts;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use ballista_core::extension::{ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions};
 use ballista_core::registry::BallistaFunctionRegistry;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 
-/// Every function a task may call.
+pub use self::dialects::with_dialect;
+pub use self::json::get_json_object;
+pub use self::only_match::only_match;
+
+/// Every function a task may call, once and by its own name.
 struct Functions {
     scalar: Vec<Arc<ScalarUDF>>,
     aggregate: Vec<Arc<AggregateUDF>>,
@@ -21,40 +34,47 @@ struct Functions {
     higher_order: Vec<Arc<HigherOrderUDF>>,
 }
 
-fn functions() -> Functions {
-    Functions {
-        scalar: ballista_scalar_functions()
-            .into_iter()
-            .map(limits::limited)
-            .chain(calendar::functions())
-            .chain([only_row::only_row(), sketch::estimate()])
-            .collect(),
-        aggregate: ballista_aggregate_functions().into_iter().chain(sketch::aggregates()).collect(),
-        window: ballista_window_functions(),
-        higher_order: SessionStateDefaults::default_higher_order_functions(),
-    }
-}
+/// Built once: each statement has a session of its own.
+static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
+    scalar: ballista_scalar_functions()
+        .into_iter()
+        .map(limits::limited)
+        .chain(calendar::functions())
+        .chain([only_match::only_match(), only_row::only_row(), sketch::estimate()])
+        .chain(dialects::scalar_functions().into_iter().map(limits::limited))
+        .chain(json::functions())
+        .chain(texts::functions().into_iter().map(limits::limited))
+        .chain(dates::functions())
+        .chain(collections::functions())
+        .collect(),
+    aggregate: ballista_aggregate_functions().into_iter().chain(dialects::aggregate_functions()).chain(sketch::aggregates()).collect(),
+    window: ballista_window_functions(),
+    higher_order: SessionStateDefaults::default_higher_order_functions(),
+});
 
 /// Adds the functions, the syntax that stands for some of them (`[1, 2]`, `x -> x + 1`) and the table functions to a session.
 pub fn with_functions(builder: SessionStateBuilder) -> SessionStateBuilder {
-    let Functions { scalar, aggregate, window, higher_order } = functions();
+    let Functions { scalar, aggregate, window, higher_order } = &*FUNCTIONS;
+    // A function with more names has its own, too; the one without them stays what its own name means.
     builder
-        .with_scalar_functions(scalar)
-        .with_aggregate_functions(aggregate)
-        .with_window_functions(window)
-        .with_higher_order_functions(higher_order)
+        .with_scalar_functions(scalar.iter().filter_map(dialects::aliased).chain(scalar.iter().map(Arc::clone)).collect())
+        .with_aggregate_functions(
+            aggregate.iter().filter_map(dialects::aliased_aggregate).chain(aggregate.iter().map(Arc::clone)).collect(),
+        )
+        .with_window_functions(window.iter().map(Arc::clone).collect())
+        .with_higher_order_functions(higher_order.iter().map(dialects::aliased_higher_order).collect())
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
 }
 
 /// The functions by name, as executors look them up when they decode a plan.
 pub fn registry() -> BallistaFunctionRegistry {
-    let Functions { scalar, aggregate, window, higher_order } = functions();
+    let Functions { scalar, aggregate, window, higher_order } = &*FUNCTIONS;
     BallistaFunctionRegistry {
-        scalar_functions: scalar.into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        aggregate_functions: aggregate.into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        window_functions: window.into_iter().map(|f| (f.name().to_owned(), f)).collect(),
-        higher_order_functions: higher_order.into_iter().map(|f| (f.name().to_owned(), f)).collect(),
+        scalar_functions: scalar.iter().map(|f| (f.name().to_owned(), Arc::clone(f))).collect(),
+        aggregate_functions: aggregate.iter().map(|f| (f.name().to_owned(), Arc::clone(f))).collect(),
+        window_functions: window.iter().map(|f| (f.name().to_owned(), Arc::clone(f))).collect(),
+        higher_order_functions: higher_order.iter().map(|f| (f.name().to_owned(), Arc::clone(f))).collect(),
     }
 }
 

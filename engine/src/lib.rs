@@ -1,28 +1,36 @@
 //! What scheduler and executor must agree on.
 //!
-//! Reading order: [`locations`] (which files a process may touch), [`session`] (defaults of a query and what users may set), [`functions`]
+//! Reading order: [`locations`] (which files a process may touch), [`stores`] (how it reaches them), [`formats`] (how rows are kept in them), [`session`] (defaults of a query and what users may set), [`dialect`] (whose SQL is spoken), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`page_index`] (page indexes read once), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`footer`] (what a Parquet file says of itself), [`hive_path`] (how partitions are spelled), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
 
 pub mod config;
 pub mod cooperation;
+pub mod dialect;
 pub mod evolution;
 pub mod exact_casts;
+pub mod footer;
+pub mod formats;
 pub mod functions;
+pub mod hive_path;
 pub mod locations;
 pub mod memory;
 pub mod named_files;
 mod page_index;
+pub mod pinned;
 pub mod pipelined;
 pub mod process;
 pub mod runtime;
 pub mod session;
 pub mod single_row;
+pub mod stores;
 pub mod telemetry;
+pub mod write;
 
+pub use dialect::Dialect;
 pub use locations::{LocationError, Locations};
 pub use runtime::{RuntimeOptions, build_runtime};
 pub use session::{EngineChoice, JoinOrder, WindlassOptions};

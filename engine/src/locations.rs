@@ -1,33 +1,28 @@
-//! Which local directories tables may use, and an object store that reaches nothing else.
+//! Which directories and buckets tables may use.
 //!
-//! Both sides enforce it: the scheduler when a statement names a location, every process again when a file is opened. The second check
-//! follows symbolic links at the time of use. A prefix must be writable only by people who are trusted not to swap directories for links
-//! between check and use.
+//! Both sides enforce it: the scheduler when a statement names a location, every process again when a file is opened (see
+//! [`stores`](crate::stores)). The second check follows symbolic links at the time of use. A directory must be writable only by people who
+//! are trusted not to swap directories for links between check and use.
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreRegistry;
-use futures::stream::{BoxStream, StreamExt};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as StorePath;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, RenameOptions,
-};
-use url::Url;
+use url::{Position, Url};
 use windlass_proto::Kind;
+
+use crate::stores::{Registry, StoreOptions};
 
 /// Why a location cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LocationError {
-    /// Not a path and not a `file://` URL.
-    #[error("location '{location}' uses scheme '{scheme}'; this version reads local files only: give an absolute path or a file:// URL")]
+    /// Nothing that we read from.
+    #[error(
+        "location '{location}' uses scheme '{scheme}', which is not supported: give an absolute path, or a URL of file://, s3://, gs://, az:// or abfss://"
+    )]
     Scheme {
         /// As the user wrote it.
         location: String,
@@ -52,6 +47,14 @@ pub enum LocationError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A store that is configured in a way that cannot work.
+    #[error("store '{url}': {reason}")]
+    Store {
+        /// As configured.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl LocationError {
@@ -60,22 +63,115 @@ impl LocationError {
         match self {
             Self::Scheme { .. } => Kind::Unsupported,
             Self::Outside { .. } => Kind::Denied,
-            Self::Malformed { .. } => Kind::Invalid,
+            Self::Malformed { .. } | Self::Store { .. } => Kind::Invalid,
         }
     }
 }
 
-/// The directories that tables may use. Cheap to clone.
+/// Where tables may be. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Locations {
+    prefixes: Arc<[Prefix]>,
+    stores: Arc<[StoreOptions]>,
+}
+
+/// Everything under it is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Prefix {
     /// Absolute, without symbolic links at the time of construction.
-    prefixes: Arc<[PathBuf]>,
+    Directory(PathBuf),
+    Objects(Objects),
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "'{}'", path.display()),
+            Self::Objects(objects) => write!(f, "'{}/{}'", objects.store, objects.path),
+        }
+    }
+}
+
+/// What a URL of an object store names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Objects {
+    /// Scheme and bucket, `s3://bucket`.
+    pub(crate) store: String,
+    /// Inside of the bucket.
+    pub(crate) path: StorePath,
+}
+
+/// The one spelling of a scheme of object stores that has several.
+fn canonical_scheme(scheme: &str) -> Option<&'static str> {
+    Some(match scheme.to_ascii_lowercase().as_str() {
+        "s3" | "s3a" | "s3n" => "s3",
+        "gs" | "gcs" => "gs",
+        "az" | "azure" => "az",
+        "abfss" | "abfs" => "abfss",
+        _ => return None,
+    })
+}
+
+impl Objects {
+    /// Errors: `Malformed`. Its text does not repeat what may be a password.
+    fn parse(text: &str, scheme: &'static str) -> Result<Self, LocationError> {
+        let rest = text.split_once(':').map_or("", |(_, rest)| rest);
+        let url = Url::parse(&format!("{scheme}:{rest}")).map_err(|error| malformed(&without_user(text), error))?;
+        let wrong = |reason: &str| Err(malformed(&without_user(text), reason));
+        let is_name =
+            |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        // Azure's URLs name the container where others name a user.
+        let container = scheme == "abfss";
+        if url.password().is_some() || (!container && !url.username().is_empty()) {
+            return wrong("names and keys of users do not belong into a location");
+        }
+        if container && !is_name(url.username()) {
+            return wrong("write abfss://container@account.dfs.core.windows.net/path");
+        }
+        if url.port().is_some() || !url.host_str().is_some_and(is_name) {
+            return wrong("the name of the bucket is missing, or has other characters than letters, digits, '.', '_' and '-'");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return wrong("write '?' as %3F and '#' as %23");
+        }
+        let path = StorePath::from_url_path(url.path().trim_end_matches('/')).map_err(|error| malformed(text, error))?;
+        Ok(Self { store: url[..Position::BeforePath].to_owned(), path })
+    }
+
+    /// With a trailing slash.
+    fn url(&self) -> Result<Url, url::ParseError> {
+        let mut url = Url::parse(&format!("{}/", self.store))?;
+        if let Ok(mut segments) = url.path_segments_mut()
+            && !self.path.as_ref().is_empty()
+        {
+            segments.pop_if_empty().extend(self.path.as_ref().split('/')).push("");
+        }
+        Ok(url)
+    }
 }
 
 impl Locations {
-    /// Allows everything under each prefix (a path or a `file://` URL). A prefix need not exist yet. No prefix allows nothing.
+    /// Allows everything under each prefix: a path, a `file://` URL, or a bucket with or without a path, `s3://bucket/path`. A prefix need
+    /// not exist yet. No prefix allows nothing.
     pub fn new(prefixes: impl IntoIterator<Item = String>) -> Result<Self, LocationError> {
-        Ok(Self { prefixes: prefixes.into_iter().map(|text| resolve(&text, &local_path(&text)?)).collect::<Result<_, _>>()? })
+        let prefix = |text: String| {
+            Ok(match place(&text)? {
+                Place::Path(path) => Prefix::Directory(resolve(&text, &path)?),
+                Place::Objects(objects) => Prefix::Objects(objects),
+            })
+        };
+        Ok(Self { prefixes: prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?, stores: Arc::default() })
+    }
+
+    /// The same locations, their object stores reached as described. Buckets that no description fits are reached as the environment says.
+    ///
+    /// Errors: `Store` if a description cannot work.
+    pub fn with_stores(mut self, stores: &[StoreOptions]) -> Result<Self, LocationError> {
+        for store in stores {
+            store.validate()?;
+        }
+        self.stores = stores.into();
+        Ok(self)
     }
 
     /// Turns what a user wrote into the canonical directory URL (with a trailing slash).
@@ -83,21 +179,48 @@ impl Locations {
     /// Relative paths start at the working directory of this process; `..` and symbolic links are followed before the check.
     /// Errors: another scheme, a path outside of the prefixes, not a path.
     pub fn check(&self, text: &str) -> Result<Url, LocationError> {
-        let path = self.check_path(text, &local_path(text)?)?;
-        Url::from_directory_path(path).map_err(|()| malformed(text, "it cannot be written as a URL"))
-    }
-
-    fn check_path(&self, text: &str, path: &Path) -> Result<PathBuf, LocationError> {
-        let path = resolve(text, path)?;
-        match self.prefixes.iter().any(|prefix| path.starts_with(prefix)) {
-            true => Ok(path),
-            false => Err(LocationError::Outside { location: text.to_owned(), allowed: self.to_string() }),
+        match place(text)? {
+            Place::Path(path) => {
+                let path = self.check_path(text, &path)?;
+                Url::from_directory_path(path).map_err(|()| malformed(text, "it cannot be written as a URL"))
+            }
+            Place::Objects(objects) if self.allows(&objects.store, &objects.path) => objects.url().map_err(|error| malformed(text, error)),
+            Place::Objects(_) => Err(self.outside(text)),
         }
     }
 
-    /// The only object stores of a process: local files under these prefixes.
+    pub(crate) fn check_path(&self, text: &str, path: &Path) -> Result<PathBuf, LocationError> {
+        let path = resolve(text, path)?;
+        match self.prefixes.iter().any(|prefix| matches!(prefix, Prefix::Directory(directory) if path.starts_with(directory))) {
+            true => Ok(path),
+            false => Err(self.outside(text)),
+        }
+    }
+
+    /// Whether an object, or all objects under a path, may be used.
+    pub(crate) fn allows(&self, store: &str, path: &StorePath) -> bool {
+        self.prefixes_in(store).any(|prefix| path.prefix_matches(prefix))
+    }
+
+    /// Whether anything in a store is allowed.
+    pub(crate) fn allows_store(&self, store: &str) -> bool {
+        self.prefixes_in(store).next().is_some()
+    }
+
+    fn prefixes_in<'a>(&'a self, store: &'a str) -> impl Iterator<Item = &'a StorePath> {
+        self.prefixes.iter().filter_map(move |prefix| match prefix {
+            Prefix::Objects(objects) if objects.store == store => Some(&objects.path),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn outside(&self, location: &str) -> LocationError {
+        LocationError::Outside { location: location.to_owned(), allowed: self.to_string() }
+    }
+
+    /// The only object stores of a process: local files and buckets under these prefixes.
     pub fn registry(&self) -> Arc<dyn ObjectStoreRegistry> {
-        Arc::new(Registry { files: Arc::new(AllowedFiles { files: LocalFileSystem::new(), locations: self.clone() }) })
+        Arc::new(Registry::new(self.clone(), Arc::clone(&self.stores)))
     }
 }
 
@@ -107,7 +230,7 @@ impl fmt::Display for Locations {
             return f.write_str("none");
         }
         for (i, prefix) in self.prefixes.iter().enumerate() {
-            write!(f, "{}'{}'", if i == 0 { "" } else { ", " }, prefix.display())?;
+            write!(f, "{}{prefix}", if i == 0 { "" } else { ", " })?;
         }
         Ok(())
     }
@@ -117,8 +240,22 @@ fn malformed(location: &str, reason: impl fmt::Display) -> LocationError {
     LocationError::Malformed { location: location.to_owned(), reason: reason.to_string() }
 }
 
-/// The absolute path that a text means; links are not followed yet.
-fn local_path(text: &str) -> Result<PathBuf, LocationError> {
+/// The URL without what stands before an `@`, which may be a password.
+fn without_user(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}...{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+/// What a text names.
+enum Place {
+    /// Absolute; links are not followed yet.
+    Path(PathBuf),
+    Objects(Objects),
+}
+
+fn place(text: &str) -> Result<Place, LocationError> {
     if text.is_empty() {
         return Err(malformed(text, "it is empty"));
     }
@@ -132,10 +269,13 @@ fn local_path(text: &str) -> Result<PathBuf, LocationError> {
             if url.query().is_some() || url.fragment().is_some() {
                 return Err(malformed(text, "write '?' as %3F and '#' as %23"));
             }
-            url.to_file_path().map_err(|()| malformed(text, "a file URL needs an empty host"))
+            url.to_file_path().map(Place::Path).map_err(|()| malformed(text, "a file URL needs an empty host"))
         }
-        Some(scheme) if text.contains("://") => Err(LocationError::Scheme { location: text.to_owned(), scheme: scheme.to_owned() }),
-        _ => std::path::absolute(text).map_err(|error| malformed(text, error)),
+        Some(scheme) if text.contains("://") => match canonical_scheme(scheme) {
+            Some(canonical) => Objects::parse(text, canonical).map(Place::Objects),
+            None => Err(LocationError::Scheme { location: without_user(text), scheme: scheme.to_owned() }),
+        },
+        _ => std::path::absolute(text).map(Place::Path).map_err(|error| malformed(text, error)),
     }
 }
 
@@ -159,158 +299,13 @@ fn resolve(text: &str, path: &Path) -> Result<PathBuf, LocationError> {
     }
 }
 
-/// A registry with one store that cannot be replaced.
-#[derive(Debug)]
-struct Registry {
-    files: Arc<dyn ObjectStore>,
-}
-
-impl ObjectStoreRegistry for Registry {
-    /// Hands the store back unused: what a process may reach is decided when it starts.
-    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
-        tracing::warn!(%url, "refused to register an object store");
-        Some(store)
-    }
-
-    fn get_store(&self, url: &Url) -> datafusion::error::Result<Arc<dyn ObjectStore>> {
-        match url.scheme() {
-            "file" => Ok(Arc::clone(&self.files)),
-            scheme => {
-                let error = LocationError::Scheme { location: url.to_string(), scheme: scheme.to_owned() };
-                Err(DataFusionError::NotImplemented(error.to_string()))
-            }
-        }
-    }
-}
-
-/// Local files, each checked where it is used.
-#[derive(Debug, Clone)]
-struct AllowedFiles {
-    files: LocalFileSystem,
-    locations: Locations,
-}
-
-impl AllowedFiles {
-    fn check(&self, location: &StorePath) -> object_store::Result<()> {
-        let denied = |error: LocationError| object_store::Error::PermissionDenied { path: location.to_string(), source: Box::new(error) };
-        let path = self.files.path_to_filesystem(location)?;
-        self.locations.check_path(&path.to_string_lossy(), &path).map(drop).map_err(denied)
-    }
-
-    fn check_prefix(&self, prefix: Option<&StorePath>) -> object_store::Result<()> {
-        self.check(prefix.unwrap_or(&StorePath::ROOT))
-    }
-
-    /// A listing follows links inside an allowed directory, so each entry is checked; an entry outside fails the listing, because leaving
-    /// it out would make rows disappear.
-    fn checked<'a>(&self, listing: BoxStream<'a, object_store::Result<ObjectMeta>>) -> BoxStream<'a, object_store::Result<ObjectMeta>> {
-        let guard = self.clone();
-        listing.map(move |entry| entry.and_then(|meta| guard.check(&meta.location).map(|()| meta))).boxed()
-    }
-}
-
-impl fmt::Display for AllowedFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "local files under {}", self.locations)
-    }
-}
-
-fn failed<'a, T: Send + 'a>(error: object_store::Error) -> BoxStream<'a, object_store::Result<T>> {
-    futures::stream::once(async move { Err(error) }).boxed()
-}
-
-#[async_trait]
-impl ObjectStore for AllowedFiles {
-    async fn put_opts(&self, location: &StorePath, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        self.check(location)?;
-        self.files.put_opts(location, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &StorePath,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.check(location)?;
-        self.files.put_multipart_opts(location, options).await
-    }
-
-    async fn get_opts(&self, location: &StorePath, options: GetOptions) -> object_store::Result<GetResult> {
-        self.check(location)?;
-        self.files.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &StorePath, ranges: &[Range<u64>]) -> object_store::Result<Vec<bytes::Bytes>> {
-        self.check(location)?;
-        self.files.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, object_store::Result<StorePath>>,
-    ) -> BoxStream<'static, object_store::Result<StorePath>> {
-        let guard = self.clone();
-        self.files.delete_stream(locations.map(move |location| location.and_then(|path| guard.check(&path).map(|()| path))).boxed())
-    }
-
-    fn list(&self, prefix: Option<&StorePath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        match self.check_prefix(prefix) {
-            Ok(()) => self.checked(self.files.list(prefix)),
-            Err(error) => failed(error),
-        }
-    }
-
-    fn list_with_offset(&self, prefix: Option<&StorePath>, offset: &StorePath) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        match self.check_prefix(prefix) {
-            Ok(()) => self.checked(self.files.list_with_offset(prefix, offset)),
-            Err(error) => failed(error),
-        }
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&StorePath>) -> object_store::Result<ListResult> {
-        self.check_prefix(prefix)?;
-        let listing = self.files.list_with_delimiter(prefix).await?;
-        for location in listing.objects.iter().map(|meta| &meta.location).chain(&listing.common_prefixes) {
-            self.check(location)?;
-        }
-        Ok(listing)
-    }
-
-    async fn copy_opts(&self, from: &StorePath, to: &StorePath, options: CopyOptions) -> object_store::Result<()> {
-        self.check(from)?;
-        self.check(to)?;
-        self.files.copy_opts(from, to, options).await
-    }
-
-    async fn rename_opts(&self, from: &StorePath, to: &StorePath, options: RenameOptions) -> object_store::Result<()> {
-        self.check(from)?;
-        self.check(to)?;
-        self.files.rename_opts(from, to, options).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
-    use object_store::ObjectStoreExt;
-
     use super::*;
-
-    /// `allowed/` with a file and a link that leaves it, beside `secret/` with a file.
-    fn fixture() -> (tempfile::TempDir, Locations) {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["allowed", "secret", "allowed/sub"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-            std::fs::write(dir.path().join(name).join("f"), name).unwrap();
-        }
-        std::os::unix::fs::symlink(dir.path().join("secret"), dir.path().join("allowed/sub/link")).unwrap();
-        let locations = Locations::new([dir.path().join("allowed").display().to_string()]).unwrap();
-        (dir, locations)
-    }
 
     #[test]
     fn only_paths_that_stay_inside_are_allowed() {
-        let (dir, locations) = fixture();
+        let (dir, locations) = crate::stores::tests::fixture();
         let root = dir.path().canonicalize().unwrap().display().to_string();
         let kind = |text: &str| locations.check(text).map_err(|error| error.kind());
         for good in ["/allowed/new/table", "/allowed/sub/../new/table", "/allowed/new/table/"] {
@@ -326,32 +321,42 @@ mod tests {
             assert!(kind(outside).is_err(), "{outside}");
         }
         assert_eq!(kind(&format!("{root}/allowed/none/../../../secret")), Err(Kind::Invalid));
-        assert_eq!(kind("s3://bucket/t"), Err(Kind::Unsupported));
+        assert_eq!(kind("s3://bucket/t"), Err(Kind::Denied));
         assert_eq!(kind("http://169.254.169.254/"), Err(Kind::Unsupported));
         assert_eq!(kind("file://host/t"), Err(Kind::Invalid));
         let message = locations.check("/etc").unwrap_err().to_string();
         assert!(message.contains("allowed_locations") && message.contains("/allowed'"), "{message}");
     }
 
-    #[tokio::test]
-    async fn the_store_checks_again_and_knows_no_other_scheme() {
-        let (dir, locations) = fixture();
-        let registry = locations.registry();
-        let store = registry.get_store(&Url::parse("file:///").unwrap()).unwrap();
-        let path = |name: &str| StorePath::from_absolute_path(dir.path().join(name)).unwrap();
-        assert!(store.head(&path("allowed/f")).await.is_ok());
-        for name in ["secret/f", "allowed/sub/link/f"] {
-            let error = store.get(&path(name)).await.unwrap_err();
-            assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error}");
-            assert!(store.put(&path(name), "x".into()).await.is_err());
+    #[test]
+    fn buckets_are_allowed_by_name_and_path() {
+        let prefixes = ["s3://lake/raw/", "gs://all", "abfss://box@acc.dfs.core.windows.net/in"];
+        let locations = Locations::new(prefixes.map(str::to_owned)).unwrap();
+        let url = |text: &str| locations.check(text).map(String::from).map_err(|error| error.kind());
+        for good in ["s3://lake/raw/t", "S3A://lake/raw/t/", "s3n://lake/raw/x/../t", "s3://lake/raw/%74"] {
+            assert_eq!(url(good).as_deref(), Ok("s3://lake/raw/t/"), "{good}");
         }
-        assert!(store.list(Some(&path("allowed"))).try_collect::<Vec<_>>().await.is_err(), "the link leads outside");
-        assert!(store.list(Some(&path("secret"))).try_collect::<Vec<_>>().await.is_err());
-        assert!(store.list(None).try_collect::<Vec<_>>().await.is_err());
-
-        registry.register_store(&Url::parse("memory://").unwrap(), Arc::clone(&store));
-        for url in ["memory://", "http://example.com", "s3://bucket"] {
-            assert!(registry.get_store(&Url::parse(url).unwrap()).is_err());
+        assert_eq!(url("s3://lake/raw").as_deref(), Ok("s3://lake/raw/"));
+        assert_eq!(url("s3://lake/raw/%2e%2e%2ft"), Err(Kind::Invalid), "hidden climbing");
+        assert_eq!(url("gs://all").as_deref(), Ok("gs://all/"));
+        assert_eq!(url("abfs://box@acc.dfs.core.windows.net/in/t").as_deref(), Ok("abfss://box@acc.dfs.core.windows.net/in/t/"));
+        for outside in [
+            "s3://lake",
+            "s3://lake/rawer",
+            "s3://lake/raw/../t",
+            "s3://lake/raw/%2e%2e/t",
+            "s3://other/raw/t",
+            "s3://LAKE/raw",
+            "gs://lake/raw",
+        ] {
+            assert_eq!(url(outside), Err(Kind::Denied), "{outside}");
         }
+        for bad in
+            ["s3://", "s3:///raw", "s3://lake:9000/raw", "s3://lake/raw?x=1", "s3://lake/raw#x", "s3://la ke/raw", "abfss://acc.net/in"]
+        {
+            assert_eq!(url(bad), Err(Kind::Invalid), "{bad}");
+        }
+        let message = locations.check("s3://id:s3cret@lake/raw").unwrap_err().to_string();
+        assert!(!message.contains("s3cret") && message.contains("lake/raw"), "{message}");
     }
 }

@@ -7,10 +7,11 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource};
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
@@ -21,24 +22,44 @@ use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
 use crate::evolution::{EvolvedColumns, Mismatch};
-use crate::page_index::with_page_indexes;
+use crate::formats::FormattedFiles;
+use crate::page_index::PinnedReaders;
 
-/// The plan with its file scans made ours: they find columns as [`evolution`](crate::evolution) says, and their errors name the file. For a
-/// plan that is about to run: it can no longer be encoded.
-pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// The plan with its file scans made ours: they read the files that were planned, in [formats](crate::formats) of ours too, find columns as
+/// [`evolution`](crate::evolution) says, and their errors name the file. For a plan that is about to run in `runtime`: it can no longer be
+/// encoded.
+///
+/// Errors: those of object stores that this process may not use.
+pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>, runtime: &RuntimeEnv) -> Result<Arc<dyn ExecutionPlan>> {
     let wrap = |plan: Arc<dyn ExecutionPlan>| {
         let scan = plan.downcast_ref::<DataSourceExec>().and_then(|scan| scan.data_source().downcast_ref::<FileScanConfig>());
         Ok(match scan {
             Some(scan) => {
-                let source = Arc::new(NamedFiles { inner: with_page_indexes(Arc::clone(scan.file_source())) });
-                let scan =
-                    FileScanConfigBuilder::from(scan.clone()).with_source(source).with_expr_adapter(Some(Arc::new(EvolvedColumns))).build();
+                let scan = FileScanConfigBuilder::from(scan.clone())
+                    .with_source(source(scan, runtime)?)
+                    .with_expr_adapter(Some(Arc::new(EvolvedColumns)))
+                    .build();
                 Transformed::yes(DataSourceExec::from_data_source(scan) as _)
             }
             None => Transformed::no(plan),
         })
     };
     Ok(plan.transform_up(wrap)?.data)
+}
+
+fn source(scan: &FileScanConfig, runtime: &RuntimeEnv) -> Result<Arc<dyn FileSource>> {
+    let is_local = scan.object_store_url.as_str().starts_with("file:");
+    let planned = scan.file_source();
+    if let Some(parquet) = planned.downcast_ref::<ParquetSource>() {
+        let store = runtime.object_store(&scan.object_store_url)?;
+        let footers = runtime.cache_manager.get_file_metadata_cache();
+        let readers = Arc::new(PinnedReaders { store, is_local, footers });
+        return Ok(Arc::new(NamedFiles { inner: Arc::new(parquet.clone().with_parquet_file_reader_factory(readers)) }));
+    }
+    match FormattedFiles::of(scan, is_local)? {
+        Some(formatted) => Ok(formatted),
+        None => Ok(Arc::new(NamedFiles { inner: Arc::clone(planned) })),
+    }
 }
 
 /// An error that names `file`, unless it is not the file's, or one of the store, which names it already and which may be tried again.

@@ -1,36 +1,35 @@
-//! Page indexes that are read once. DataFusion's Parquet reader keeps footers in the process's cache, but reads the page index of a file
-//! that it opened without one for every scan again, which costs more than the footer in tables of many small files.
+//! How executors open Parquet files: as the plan knows them, and their page indexes are read once. DataFusion's reader keeps footers in the
+//! process's cache, but reads the page index of a file that it opened without one for every scan again, which costs more than the footer in
+//! tables of many small files.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::ParquetSource;
-use datafusion::datasource::physical_plan::{FileSource, ParquetFileReaderFactory};
+use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
 use datafusion::error::Result;
+use datafusion::execution::cache::cache_manager::FileMetadataCache;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
 use datafusion::parquet::errors::Result as ParquetResult;
 use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::future::BoxFuture;
+use object_store::ObjectStore;
 
-/// The source, if it is Parquet through a cache, made to read page indexes together with footers.
-pub fn with_page_indexes(source: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
-    let parquet = source.downcast_ref::<ParquetSource>().and_then(|parquet| Some((parquet, parquet.parquet_file_reader_factory()?)));
-    match parquet {
-        Some((parquet, readers)) => {
-            Arc::new(parquet.clone().with_parquet_file_reader_factory(Arc::new(IndexedReaders(Arc::clone(readers)))))
-        }
-        None => source,
-    }
+use crate::pinned::PinnedFile;
+
+/// Readers of the Parquet files of one scan.
+#[derive(Debug)]
+pub(crate) struct PinnedReaders {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) is_local: bool,
+    pub(crate) footers: Arc<FileMetadataCache>,
 }
 
-#[derive(Debug)]
-struct IndexedReaders(Arc<dyn ParquetFileReaderFactory>);
-
-impl ParquetFileReaderFactory for IndexedReaders {
+impl ParquetFileReaderFactory for PinnedReaders {
     fn create_reader(
         &self,
         partition: usize,
@@ -38,7 +37,9 @@ impl ParquetFileReaderFactory for IndexedReaders {
         metadata_size_hint: Option<usize>,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Result<Box<dyn AsyncFileReader + Send>> {
-        Ok(Box::new(IndexedReader(self.0.create_reader(partition, file, metadata_size_hint, metrics)?)))
+        let store = PinnedFile::of(Arc::clone(&self.store), file.object_meta.clone(), self.is_local);
+        let readers = CachedParquetFileReaderFactory::new(store, Arc::clone(&self.footers));
+        Ok(Box::new(IndexedReader(readers.create_reader(partition, file, metadata_size_hint, metrics)?)))
     }
 }
 

@@ -27,6 +27,7 @@ pub use fate::Fate;
 pub use windlass_proto::QueryId;
 
 use crate::config::Secret;
+use crate::write::WriteCodec;
 
 /// The build of this process. Plans are understood by the same build only.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -166,6 +167,7 @@ pub fn attempt_config(
     headers.insert(OPTIONS_HEADER, value(&changed_options(config.options()))?);
     config.set_distributed_passthrough_headers(headers)?;
     config.set_distributed_channel_resolver(channels.clone());
+    config.set_distributed_user_codec(WriteCodec::default());
     let distributed = DistributedConfig::from_config_options_mut(config.options_mut())?;
     distributed.worker_connection_buffer_budget_bytes = EXCHANGE_BUFFER_BYTES;
     // Sizes stages while they run, by buffering without a limit.
@@ -185,6 +187,7 @@ pub fn task_config(config: &mut SessionConfig, headers: &HeaderMap, channels: &W
     let passed_on = passed_on.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
     config.set_distributed_passthrough_headers(passed_on)?;
     config.set_distributed_channel_resolver(channels.clone());
+    config.set_distributed_user_codec(WriteCodec::default());
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use datafusion::prelude::SessionConfig;
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::cooperation::PauseAboveJoinsRule;
+use crate::dialect::Dialect;
 use crate::exact_casts::ExactCastsRule;
 use crate::functions::with_functions;
 use crate::single_row::SingleRowRule;
@@ -91,6 +92,8 @@ impl FromStr for JoinOrder {
 /// Options of ours, under the prefix `windlass`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindlassOptions {
+    /// In whose SQL statements are written.
+    pub dialect: Dialect,
     /// Whether small sides of joins are read first, so that scans can leave partitions out.
     pub dynamic_partition_pruning: bool,
     /// Which engine runs queries.
@@ -110,6 +113,7 @@ pub struct WindlassOptions {
 impl Default for WindlassOptions {
     fn default() -> Self {
         Self {
+            dialect: Dialect::Generic,
             dynamic_partition_pruning: true,
             engine: EngineChoice::Auto,
             join_order: JoinOrder::Cost,
@@ -152,6 +156,7 @@ impl ExtensionOptions for WindlassOptions {
             value.parse().map_err(|_| DataFusionError::Configuration(format!("'windlass.{key}' is a whole number, not '{value}'")))
         }
         match key {
+            "dialect" => self.dialect = value.parse()?,
             "dynamic_partition_pruning" => {
                 self.dynamic_partition_pruning = value.to_ascii_lowercase().parse().map_err(|_| {
                     DataFusionError::Configuration(format!("'windlass.dynamic_partition_pruning' is true or false, not '{value}'"))
@@ -170,6 +175,7 @@ impl ExtensionOptions for WindlassOptions {
 
     fn entries(&self) -> Vec<ConfigEntry> {
         [
+            ("windlass.dialect", self.dialect.to_string()),
             ("windlass.dynamic_partition_pruning", self.dynamic_partition_pruning.to_string()),
             ("windlass.engine", self.engine.to_string()),
             ("windlass.join_order", self.join_order.to_string()),
@@ -186,6 +192,7 @@ impl ExtensionOptions for WindlassOptions {
 /// Options that users may set, with what they do. Everything else is refused: most other options break a distributed plan, reach other
 /// users' resources or the file system.
 pub const SETTABLE: &[(&str, &str)] = &[
+    ("windlass.dialect", "in whose SQL statements are written: generic (DataFusion's), spark, hive, presto or ansi"),
     ("windlass.dynamic_partition_pruning", "read small sides of joins first, so that scans can leave partitions out"),
     ("windlass.engine", "where queries run: auto, local (in the scheduler), pipelined or staged (on the executors)"),
     ("windlass.join_order", "order of joins: cost (the cheapest by estimates) or written (as in the query)"),
@@ -250,8 +257,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("datafusion.execution.time_zone", "+00:00"),
     // The adaptive planner hangs when a finished stage's output is lost (Ballista #1986); the static one re-runs the stage.
     ("ballista.planner.adaptive.enabled", "false"),
-    // Hash joins do not spill, but are twice as fast where they fit. The staged engine plans again with sort-merge joins where an
-    // estimated build side does not.
+    // Hash joins do not spill, but are twice as fast where they fit. The staged engine sorts for a join whose estimated build side does
+    // not.
     ("datafusion.optimizer.prefer_hash_join", "true"),
     // Broadcast up to 64 MiB: every task reads and builds that side again, so more costs memory on small executors. Measured on TPC-H at
     // scale 1 against DataFusion's 1 MiB: 17 % less time.
@@ -331,6 +338,7 @@ mod tests {
         set_option(options, "windlass.engine", "STAGED").unwrap();
         assert_eq!(WindlassOptions::of(options).engine, EngineChoice::Staged);
         for (name, value) in [
+            ("windlass.dialect", "cobol"),
             ("windlass.engine", "distributed"),
             ("distributed.broadcast_joins", "false"),
             ("windlass.dynamic_partition_pruning", "perhaps"),

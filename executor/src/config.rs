@@ -7,6 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use windlass_engine::config::{ConfigError, Secret, load, require_loopback};
 use windlass_engine::memory::available_bytes;
+use windlass_engine::stores::StoreOptions;
 use windlass_engine::telemetry::{LogFilter, LogOptions};
 
 /// Prefix of environment variables.
@@ -47,7 +48,7 @@ pub struct ExecutorConfig {
     pub metadata_cache_bytes: u64,
     /// Seconds after which files of a query that nobody deleted are removed.
     pub job_data_ttl_s: u64,
-    /// Directories that tables may use; must be the scheduler's.
+    /// Directories and buckets that tables may use; must be the scheduler's.
     pub allowed_locations: Vec<String>,
     /// What schedulers and executors must know to have stages run here; the same in the whole cluster. Nothing is asked if absent.
     pub cluster_key: Option<Secret>,
@@ -57,6 +58,8 @@ pub struct ExecutorConfig {
     pub insecure_network: bool,
     /// What is logged.
     pub log: LogOptions,
+    /// How buckets are reached; must be the scheduler's.
+    pub stores: Vec<StoreOptions>,
 }
 
 impl Default for ExecutorConfig {
@@ -82,6 +85,7 @@ impl Default for ExecutorConfig {
             drain_timeout_s: 30,
             insecure_network: false,
             log: LogOptions::default(),
+            stores: Vec::new(),
         }
     }
 }
@@ -129,7 +133,7 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub work_dir: Option<PathBuf>,
-    /// Directory that tables may use (repeatable)
+    /// Directory or bucket that tables may use (repeatable)
     #[arg(long = "allow-location", value_name = "PREFIX")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_locations: Vec<String>,

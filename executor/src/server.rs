@@ -17,6 +17,7 @@ use tonic::Code;
 use tracing::{info, warn};
 use windlass_engine::process::{Stop, reserve_port, stop_requested};
 use windlass_engine::session::session_config;
+use windlass_engine::write::WriteCodec;
 use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtime, functions};
 
 use crate::config::ExecutorConfig;
@@ -72,7 +73,7 @@ pub enum Ended {
 /// Runs an executor until a signal or, with `exit_with_parent`, the end of standard input stops it, or until its scheduler is lost.
 pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let id = uuid::Uuid::new_v4().to_string();
-    let locations = Locations::new(config.allowed_locations.iter().cloned())?;
+    let locations = Locations::new(config.allowed_locations.iter().cloned())?.with_stores(&config.stores)?;
     let work_dir = WorkDir::create(&config.work_dir, &id)?;
     let options = RuntimeOptions {
         memory_limit_bytes: config.memory_limit_bytes,
@@ -107,6 +108,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         closing: Arc::clone(&closing),
         stages: Arc::clone(&stages),
     };
+    let files = Arc::clone(&runtime);
     let user_agent = format!("{USER_AGENT}{}", config.memory_limit_bytes);
     let process = ExecutorProcessConfig {
         // Random: a scheduler refuses a second executor of the same id, and a restarted one has lost its files.
@@ -131,12 +133,13 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         grpc_max_encoding_message_size: MESSAGE_BYTES_MAX as u32,
         executor_heartbeat_interval_seconds: HEARTBEAT_S,
         memory_pool_size: Some(config.memory_limit_bytes),
+        override_physical_codec: Some(Arc::new(WriteCodec::staged())),
         override_function_registry: Some(Arc::new(functions::registry())),
         // One for all tasks: files, footer cache and spill limit are the process's. Ballista gives each task a pool of its own.
         override_runtime_producer: Some(Arc::new(move |_| Ok(Arc::clone(&runtime)))),
         override_config_producer: Some(Arc::new(move || session_config(slots))),
         override_arrow_flight_service: Some(flight::provider(shuffle_listener, ties)),
-        override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start(), ledger, stages.memory()))),
+        override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start(), ledger, stages.memory(), files))),
         // The scheduler shows it, and turns other versions away.
         override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(user_agent.as_str())?))),
         health: heartbeat.clone(),

@@ -9,13 +9,15 @@ use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 /// Functions, the part they stand for, and other names of theirs.
-const PARTS: [(&str, &str, &[&str]); 9] = [
+const PARTS: [(&str, &str, &[&str]); 11] = [
     ("year", "year", &[]),
     ("quarter", "quarter", &[]),
     ("month", "month", &[]),
     ("week", "week", &["week_of_year", "weekofyear"]),
     ("day", "day", &["day_of_month", "dayofmonth"]),
-    ("day_of_year", "doy", &["dayofyear"]),
+    ("day_of_year", "doy", &["dayofyear", "doy"]),
+    ("day_of_week", "isodow", &["dow"]),
+    ("year_of_week", "isoyear", &["yow"]),
     ("hour", "hour", &[]),
     ("minute", "minute", &[]),
     ("second", "second", &[]),
@@ -100,6 +102,8 @@ mod tests {
             ("weekofyear(DATE '2024-01-08')", 2),
             ("dayofmonth(TIMESTAMP '2024-02-29 10:11:12')", 29),
             ("day_of_year(DATE '2024-02-01')", 32),
+            ("day_of_week(DATE '2024-09-01')", 7),
+            ("year_of_week(DATE '2024-12-30')", 2025),
             ("hour(TIMESTAMP '2024-02-29 10:11:12')", 10),
             ("minute(column1) FROM (VALUES (TIMESTAMP '2024-02-29 10:11:12'))", 11),
             ("second(column1) FROM (VALUES ('2024-02-29 10:11:12'))", 12),

@@ -16,13 +16,18 @@ use datafusion::logical_expr::{
 /// Characters or elements that one call may make for a batch of rows.
 const PARTS_MAX: i128 = 1 << 27;
 
+/// Width that a format may ask for: padding takes its time.
+const WIDTH_MAX: i128 = 10_000;
+
 /// How many parts a function makes of its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Growth {
-    /// As many as the second argument says.
-    Count,
+    /// As many as the argument at this place says.
+    Count(usize),
     /// The first argument as often as the second says.
     Repeat,
+    /// The widths that a format in the first argument asks for.
+    Format,
     /// From the first argument to the second, in steps of the third.
     Range,
 }
@@ -30,8 +35,10 @@ enum Growth {
 /// The function itself, or one with a limit around it.
 pub fn limited(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let growth = match function.name() {
-        "lpad" | "rpad" | "array_repeat" | "array_resize" => Growth::Count,
+        "lpad" | "rpad" | "array_repeat" | "array_resize" => Growth::Count(1),
+        "space" => Growth::Count(0),
         "repeat" => Growth::Repeat,
+        "format_string" => Growth::Format,
         "range" | "generate_series" => Growth::Range,
         _ => return function,
     };
@@ -52,7 +59,7 @@ impl Limited {
         let numbers = |index| array(index)?.filter(|array| array.data_type().is_integer()).map(|array| int64(&array)).transpose();
         let sum = |parts: &dyn Fn(usize) -> i128| (0..rows).map(parts).sum();
         Ok(match self.growth {
-            Growth::Count => numbers(1)?.map_or(0, |counts| sum(&|row| value(&counts, row).max(0))),
+            Growth::Count(place) => numbers(place)?.map_or(0, |counts| sum(&|row| value(&counts, row).max(0))),
             Growth::Repeat => match (array(0)?, numbers(1)?) {
                 (Some(text), Some(counts)) if text.data_type() != &DataType::Null => {
                     let lengths = int64(&length(&text)?)?;
@@ -60,6 +67,15 @@ impl Limited {
                 }
                 _ => 0,
             },
+            Growth::Format => {
+                let format = array(0)?.map(|format| cast(&format, &DataType::Utf8)).transpose()?;
+                let widths = |text: &str| -> i128 {
+                    let numbers = text.split(|letter: char| !letter.is_ascii_digit()).filter(|digits| !digits.is_empty());
+                    let widths = numbers.map(|digits| digits.parse().ok().filter(|width| *width <= WIDTH_MAX));
+                    widths.map(|width| width.unwrap_or(PARTS_MAX + 1)).sum()
+                };
+                format.map_or(0, |format| format.as_string::<i32>().iter().flatten().map(widths).sum())
+            }
             Growth::Range => match (numbers(0)?, numbers(1)?, numbers(2)?) {
                 (Some(stop), None, _) => sum(&|row| value(&stop, row).max(0)),
                 (Some(start), Some(stop), step) => {
@@ -139,7 +155,16 @@ mod tests {
             let sql = format!("SELECT {expression} FROM (VALUES (1, 'ab'), (2, 'cd'), (NULL, NULL)) t(n, s)");
             context.sql(&sql).await.unwrap().collect().await.map(drop)
         };
-        for small in ["lpad(s, n + 5)", "rpad(s, 9)", "repeat(s, 3)", "repeat(NULL, 3)", "array_repeat(n, 4)", "range(n, 10)", "range(5)"] {
+        for small in [
+            "lpad(s, n + 5)",
+            "rpad(s, 9)",
+            "repeat(s, 3)",
+            "repeat(NULL, 3)",
+            "format_string('%09d', n)",
+            "array_repeat(n, 4)",
+            "range(n, 10)",
+            "range(5)",
+        ] {
             run(small).await.expect(small);
         }
         for small in ["array_resize([n], 9, 0)", "range(9223372036854775000, -9223372036854775000, -9000000000000000000)"] {
@@ -151,6 +176,8 @@ mod tests {
             "repeat(s, 90000000)",
             "array_repeat(n, 1000000000)",
             "array_resize([n], 1000000000, 0)",
+            "space(n * 1000000000)",
+            "format_string('%900000000d', n)",
             "range(n, 10000000000)",
             "generate_series(0, 10000000000, n)",
             "range(4000000000)",

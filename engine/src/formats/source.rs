@@ -1,0 +1,157 @@
+//! A scan of files whose formats the plan names file by file.
+
+use std::fmt::{self, Formatter};
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_plan::DisplayFormatType;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use object_store::ObjectStore;
+
+use super::records::{self, Block, Ends};
+use super::{FORMAT, Reading, avro, delimited, json};
+use crate::pinned::PinnedFile;
+
+/// The words that a file of a plan carries; none if it is read by DataFusion's own source.
+pub(super) fn reading(file: &PartitionedFile) -> Result<Option<Reading>> {
+    let words = file.arrow_schema.as_ref().map(|schema| schema.metadata()).filter(|words| words.contains_key(FORMAT));
+    words.map(|words| Reading::of_words(words).map_err(|error| DataFusionError::Plan(error.to_string()))).transpose()
+}
+
+/// A scan that reads its files as they say.
+pub(crate) struct FormattedFiles {
+    /// As planned: it says which columns are wanted.
+    planned: Arc<dyn FileSource>,
+    batch_size: usize,
+    is_local: bool,
+}
+
+impl FormattedFiles {
+    /// The source of a scan; none if its files do not say their format.
+    pub(crate) fn of(scan: &FileScanConfig, is_local: bool) -> Result<Option<Arc<dyn FileSource>>> {
+        let first = scan.file_groups.iter().flat_map(|group| group.files()).next();
+        let planned = || Arc::clone(scan.file_source());
+        Ok(first.map(reading).transpose()?.flatten().map(|_| Arc::new(Self { planned: planned(), batch_size: 0, is_local }) as _))
+    }
+}
+
+impl FileSource for FormattedFiles {
+    fn create_file_opener(&self, store: Arc<dyn ObjectStore>, _: &FileScanConfig, _: usize) -> Result<Arc<dyn FileOpener>> {
+        let all = self.table_schema().file_schema();
+        let projection = match self.planned.projection() {
+            Some(projection) => SplitProjection::new(all, projection),
+            None => SplitProjection::unprojected(self.table_schema()),
+        };
+        let places = projection.file_indices.clone();
+        let wanted = Arc::new(all.project(&places)?);
+        let opener = Opener { store, is_local: self.is_local, all: Arc::clone(all), wanted, places, batch_size: self.batch_size };
+        ProjectionOpener::try_new(projection, Arc::new(opener), all)
+    }
+
+    fn table_schema(&self) -> &TableSchema {
+        self.planned.table_schema()
+    }
+
+    fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
+        Arc::new(Self { planned: Arc::clone(&self.planned), batch_size, is_local: self.is_local })
+    }
+
+    fn projection(&self) -> Option<&ProjectionExprs> {
+        self.planned.projection()
+    }
+
+    fn metrics(&self) -> &ExecutionPlanMetricsSet {
+        self.planned.metrics()
+    }
+
+    fn file_type(&self) -> &str {
+        self.planned.file_type()
+    }
+
+    fn fmt_extra(&self, format: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
+        self.planned.fmt_extra(format, f)
+    }
+
+    fn supports_repartitioning(&self) -> bool {
+        false
+    }
+
+    fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
+        self.planned.apply_expressions(f)
+    }
+}
+
+struct Opener {
+    store: Arc<dyn ObjectStore>,
+    is_local: bool,
+    /// Columns of the files.
+    all: SchemaRef,
+    /// Those that are wanted, and their places among all.
+    wanted: SchemaRef,
+    places: Vec<usize>,
+    batch_size: usize,
+}
+
+impl FileOpener for Opener {
+    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+        let store = PinnedFile::of(Arc::clone(&self.store), file.object_meta.clone(), self.is_local);
+        let path = file.object_meta.location.to_string();
+        let opening = match reading(&file)? {
+            Some(Reading::Avro { fields }) => avro::open(store, file, &self.all, &self.places, &fields, self.batch_size)?,
+            Some(Reading::Delimited(text)) => {
+                let ends = Ends::of(&text);
+                let decoder = delimited::Decoder::new(text, Arc::clone(&self.wanted), self.places.clone());
+                let blocks = records::blocks(store, &file.object_meta, range(&file), ends, self.batch_size);
+                decoded(blocks, move |block| decoder.decode(block))
+            }
+            Some(Reading::Json { fields, bad_records }) => {
+                let decoder = json::Decoder::new(Arc::clone(&self.wanted), &fields, bad_records);
+                let blocks = records::blocks(store, &file.object_meta, range(&file), Ends::lines(), self.batch_size);
+                decoded(blocks, move |block| decoder.decode(block))
+            }
+            None => return Err(DataFusionError::Internal(format!("file '/{path}' of a plan does not say its format"))),
+        };
+        let named = async move {
+            let path: Arc<str> = path.into();
+            let rows = opening.await.map_err(|error| name(&path, error))?;
+            Ok(rows.map(move |batch| batch.map_err(|error| name(&path, error))).boxed())
+        };
+        Ok(named.boxed())
+    }
+}
+
+fn range(file: &PartitionedFile) -> Option<Range<u64>> {
+    let place = |place: i64| u64::try_from(place).unwrap_or_default();
+    file.range.as_ref().map(|range| place(range.start)..place(range.end))
+}
+
+fn decoded(blocks: BoxStream<'static, Result<Block>>, decode: impl Fn(&Block) -> Result<RecordBatch> + Send + 'static) -> FileOpenFuture {
+    let batches = blocks.map(move |block| decode(&block?)).boxed();
+    async { Ok(batches) }.boxed()
+}
+
+/// An error that names the file, unless it is one of the store, which names it already and which may be tried again.
+fn name(file: &str, error: DataFusionError) -> DataFusionError {
+    match error.find_root() {
+        DataFusionError::ObjectStore(_) => error,
+        _ => {
+            let text = match &error {
+                DataFusionError::Execution(text) => text.clone(),
+                other => other.strip_backtrace(),
+            };
+            DataFusionError::Execution(format!("cannot read file '/{file}': {text}"))
+        }
+    }
+}

@@ -1,0 +1,232 @@
+use std::io::Write;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{Field, TimeUnit};
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::TaskContext;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use object_store::ObjectMeta;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::*;
+
+fn words<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+fn columns<const N: usize>(fields: [(&str, DataType); N]) -> SchemaRef {
+    Arc::new(Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).to_vec()))
+}
+
+/// A table of files in memory.
+struct Files {
+    store: Arc<dyn ObjectStore>,
+    storage: Storage,
+    properties: BTreeMap<String, String>,
+}
+
+impl Files {
+    fn new(format: FileFormat, serde: BTreeMap<String, String>, properties: BTreeMap<String, String>) -> Self {
+        Self { store: Arc::new(InMemory::new()), storage: Storage { format, serde }, properties }
+    }
+
+    async fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) -> ObjectMeta {
+        self.store.put(&name.into(), bytes.into().into()).await.unwrap();
+        self.store.head(&name.into()).await.unwrap()
+    }
+
+    /// The rows as text, NULL as `-`; with one file cut into ranges at `cuts`.
+    async fn read(&self, schema: &SchemaRef, projection: &[usize], files: &[ObjectMeta], cuts: &[u64]) -> Result<Vec<String>, String> {
+        let runtime = Arc::new(RuntimeEnv::default());
+        let url = ObjectStoreUrl::parse("memory://").unwrap();
+        runtime.register_object_store(url.as_ref(), Arc::clone(&self.store));
+        let source = self.storage.plan_source(TableSchema::from(Arc::clone(schema))).unwrap();
+        let mut groups = Vec::new();
+        for file in files {
+            let size = file.size;
+            let whole = PartitionedFile::new_from_meta(ObjectMeta { e_tag: None, ..file.clone() });
+            let whole = whole.with_arrow_schema(self.storage.on_the_wire(&self.properties).unwrap());
+            let places: Vec<_> = [0].iter().chain(cuts).chain([&size]).copied().collect();
+            groups.extend(places.windows(2).map(|pair| match cuts {
+                [] => FileGroup::new(vec![whole.clone()]),
+                _ => FileGroup::new(vec![whole.clone().with_range(pair[0] as i64, pair[1] as i64)]),
+            }));
+        }
+        let scan = FileScanConfigBuilder::new(url, source)
+            .with_file_groups(groups)
+            .with_projection_indices(Some(projection.to_vec()))
+            .unwrap()
+            .build();
+        let plan: Arc<dyn ExecutionPlan> = DataSourceExec::from_data_source(scan);
+        let plan = crate::named_files::prepare_scans(plan, &runtime).unwrap();
+        let batches = collect(plan, Arc::new(TaskContext::default().with_runtime(runtime))).await.map_err(|error| error.to_string())?;
+        Ok(batches.iter().flat_map(rows).collect())
+    }
+
+    async fn all(&self, schema: &SchemaRef, bytes: impl Into<Vec<u8>>) -> Result<Vec<String>, String> {
+        let file = self.put("t/f", bytes).await;
+        let all: Vec<_> = (0..schema.fields().len()).collect();
+        self.read(schema, &all, &[file], &[]).await
+    }
+}
+
+fn rows(batch: &RecordBatch) -> Vec<String> {
+    let cell = |column: &Arc<dyn datafusion::arrow::array::Array>, row| match column.is_null(row) {
+        true => "-".to_owned(),
+        false => array_value_to_string(column, row).unwrap(),
+    };
+    (0..batch.num_rows()).map(|row| batch.columns().iter().map(|column| cell(column, row)).collect::<Vec<_>>().join("|")).collect()
+}
+
+#[tokio::test]
+async fn hive_text_is_read_as_hive_wrote_it() {
+    let files = Files::new(FileFormat::Text, words([("serialization.format", "1")]), BTreeMap::new());
+    let schema = columns([("a", DataType::Int32), ("b", DataType::Utf8View), ("c", DataType::Float64)]);
+    let text = "1\u{1}x \"y\"\u{1}1.5\r\n\\N\u{1}\\N\u{1}\n3\u{1}\n4\u{1}z\u{1}2\u{1}extra\n";
+    assert_eq!(files.all(&schema, text).await.unwrap(), ["1|x \"y\"|1.5", "-|-|-", "3||-", "4|z|2.0"]);
+
+    let serde = words([("field.delim", ","), ("escape.delim", "\\"), ("serialization.null.format", "nil"), ("line.delim", ";")]);
+    let files = Files::new(FileFormat::Text, serde, words([(HEADER_LINES, "1")]));
+    assert_eq!(files.all(&schema, "a,b,c;1,x\\,y\\\\,2;nil,nil,nil;5,\\nil,-1").await.unwrap(), ["1|x,y\\|2.0", "-|-|-", "5|nil|-1.0"]);
+}
+
+#[tokio::test]
+async fn quotes_are_read_in_every_position() {
+    let schema = columns([("a", DataType::Utf8View), ("b", DataType::Date32), ("c", DataType::Decimal128(9, 2))]);
+    let header = || words([(HEADER_LINES, "1")]);
+    let files = Files::new(FileFormat::Csv, BTreeMap::new(), header());
+    let text = "\u{feff}a,b,c\n\"x, \"\"y\"\"\",2024-01-31,\"1.25\"\n\n,,\nz\n";
+    assert_eq!(files.all(&schema, text).await.unwrap(), ["x, \"y\"|2024-01-31|1.25", "|-|-", "z|-|-"]);
+
+    let serde = words([("separatorChar", "\\t"), ("quoteChar", "'"), ("escapeChar", "\\"), ("multiline", "true")]);
+    let files = Files::new(FileFormat::Csv, serde, header());
+    let text = "a\tb\tc\n'it\\'s\n two'\t2024-02-01\t3\n'x'y\t\t\n";
+    assert_eq!(files.all(&schema, text).await.unwrap(), ["it's\n two|2024-02-01|3.00", "xy|-|-"]);
+}
+
+#[tokio::test]
+async fn bad_records_fail_with_their_place_or_are_null() {
+    let schema = columns([("a", DataType::Int64), ("b", DataType::Utf8View)]);
+    let bad = || words([(BAD_RECORDS, "null"), (HEADER_LINES, "1")]);
+    let strict = Files::new(FileFormat::Csv, BTreeMap::new(), words([(HEADER_LINES, "1")]));
+    let lenient = Files::new(FileFormat::Csv, BTreeMap::new(), bad());
+    let text: &[u8] = b"a,b\n1,x\ntwo,y\n3,\"z\n4,\xff\n";
+    let error = strict.all(&schema, text).await.unwrap_err();
+    assert!(["/t/f", "line 3", "'two'", "'a'"].iter().all(|word| error.contains(word)) || error.contains("line 4"), "{error}");
+    assert_eq!(lenient.all(&schema, text).await.unwrap(), ["1|x", "-|y", "3|-", "4|-"]);
+
+    let strict = Files::new(FileFormat::Json, BTreeMap::new(), BTreeMap::new());
+    let lenient = Files::new(FileFormat::Json, BTreeMap::new(), bad());
+    let text = "{\"a\": 1, \"b\": \"x\"}\n\n{\"a\": 2, \"b\n{\"a\": \"three\", \"b\": true}\n[4]\n{\"a\":5} {\"a\":6}\n{\"b\": 7.5}";
+    let error = strict.all(&schema, text).await.unwrap_err();
+    assert!(error.contains("/t/f") && error.contains("line 3"), "{error}");
+    assert_eq!(lenient.all(&schema, text).await.unwrap(), ["1|x", "-|-", "-|true", "-|-", "-|-", "-|7.5"]);
+}
+
+#[tokio::test]
+async fn json_is_nested_and_spelled_as_it_likes() {
+    let nested = DataType::Struct(vec![Field::new("lat", DataType::Float64, true), Field::new("Tags", DataType::Utf8View, true)].into());
+    let schema = columns([("userid", DataType::Utf8View), ("place", nested), ("n", crate::evolution::list_type(DataType::Int32))]);
+    let files = Files::new(FileFormat::Json, words([("mapping.userid", "userId")]), BTreeMap::new());
+    let text = "{\"userId\": 7, \"place\": {\"lat\": 1, \"Tags\": \"a\"}, \"n\": [1, null], \"other\": 0}\n{\"n\": null}\n";
+    let file = files.put("t/f.json", text).await;
+    let found = files.read(&schema, &[2, 0], std::slice::from_ref(&file), &[]).await.unwrap();
+    assert_eq!(found, ["[1, ]|7", "-|-"]);
+    assert_eq!(files.read(&schema, &[], &[file], &[]).await.unwrap(), ["", ""], "rows without any column");
+}
+
+#[tokio::test]
+async fn ranges_share_the_records_of_a_file() {
+    let schema = columns([("a", DataType::Int64)]);
+    let lines: Vec<String> = (0..50).map(|number| format!("{}", number * 37 % 1001)).collect();
+    for (format, text) in [
+        (FileFormat::Csv, format!("a\n{}", lines.join("\n"))),
+        (FileFormat::Json, lines.iter().map(|line| format!("{{\"a\": {line}}}\r\n")).collect::<String>()),
+    ] {
+        let properties = if format == FileFormat::Csv { words([(HEADER_LINES, "1")]) } else { BTreeMap::new() };
+        let files = Files::new(format, BTreeMap::new(), properties);
+        let file = files.put("t/f", text.clone()).await;
+        for cut in 1..text.len() as u64 {
+            let found = files.read(&schema, &[0], std::slice::from_ref(&file), &[cut]).await.unwrap();
+            let mut found: Vec<_> = found.iter().map(|row| row.parse::<i64>().unwrap()).collect();
+            let mut wanted: Vec<_> = lines.iter().map(|line| line.parse::<i64>().unwrap()).collect();
+            found.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(found, wanted, "cut at {cut}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn compressed_files_are_read_to_their_last_part() {
+    let schema = columns([("a", DataType::Int64)]);
+    let files = Files::new(FileFormat::Csv, BTreeMap::new(), BTreeMap::new());
+    // `echo 1 | gzip`, twice: what `cat a.gz b.gz` gives.
+    let part: &[u8] = &[31, 139, 8, 0, 0, 0, 0, 0, 2, 255, 51, 228, 2, 0, 83, 252, 81, 103, 2, 0, 0, 0];
+    let mut twice = Vec::new();
+    twice.write_all(part).unwrap();
+    twice.write_all(part).unwrap();
+    let file = files.put("t/f.csv.gz", twice.clone()).await;
+    assert_eq!(files.read(&schema, &[0], &[file], &[]).await.unwrap(), ["1", "1"]);
+    twice.truncate(part.len() + 12);
+    let file = files.put("t/g.csv.GZ", twice).await;
+    let error = files.read(&schema, &[0], &[file], &[]).await.unwrap_err();
+    assert!(error.contains("t/g.csv.GZ") && error.contains("decompressed"), "{error}");
+    let words = files.storage.on_the_wire(&files.properties).unwrap();
+    let planned = |name: &str| PartitionedFile::new(name, 1).with_arrow_schema(Arc::clone(&words));
+    assert!(!can_be_cut(&planned("f.gz")) && can_be_cut(&planned("f.csv")));
+}
+
+#[tokio::test]
+async fn columns_are_inferred_from_samples() {
+    let named = |inferred: &Inferred| {
+        inferred.schema.fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect::<Vec<_>>().join(", ")
+    };
+    let files = Files::new(FileFormat::Csv, BTreeMap::new(), words([(HEADER_LINES, "1")]));
+    let one = files.put("t/1", "Id,x,d,ts,ok\n1,2,2024-01-01,2024-01-01 10:00:00,true\n").await;
+    let two = files.put("t/2", "Id,x,d,ts,ok\n,2.5,,,false\n3,,x,,\n").await;
+    let found = infer(&files.store, &[one, two], &files.storage, &files.properties).await.unwrap();
+    let time = DataType::Timestamp(TimeUnit::Microsecond, None);
+    assert_eq!(named(&found), format!("id Int64, x Float64, d Utf8, ts {time}, ok Boolean"));
+
+    let files = Files::new(FileFormat::Json, BTreeMap::new(), BTreeMap::new());
+    let one = files.put("t/1", "{\"userId\": 1, \"z\": {\"b\": [1], \"a\": null}}\n{\"userId\": 2.5}").await;
+    let found = infer(&files.store, &[one], &files.storage, &files.properties).await.unwrap();
+    assert_eq!(found.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["userid", "z"]);
+    assert_eq!(found.schema.field(0).data_type(), &DataType::Float64);
+    assert_eq!(found.mapping, words([("mapping.userid", "userId")]));
+    let two = files.put("t/2", "{\"a\": 1, \"A\": 2}").await;
+    assert!(infer(&files.store, &[two], &files.storage, &files.properties).await.unwrap_err().to_string().contains("'a'"));
+}
+
+#[test]
+fn words_that_cannot_work_are_refused() {
+    let plain = columns([("a", DataType::Int64)]);
+    let check = |format, serde: BTreeMap<String, String>, properties: BTreeMap<String, String>| {
+        Storage { format, serde }.validate(&properties, &plain).map_err(|error| error.to_string())
+    };
+    let none = BTreeMap::new;
+    for delimiter in ["|", "\\001", "\\u0001", "\\t", "9", "124"] {
+        assert_eq!(check(FileFormat::Text, words([("field.delim", delimiter)]), none()), Ok(()), "{delimiter}");
+    }
+    for bad in ["", "ab", "é", "300"] {
+        assert!(check(FileFormat::Text, words([("field.delim", bad)]), none()).is_err(), "{bad}");
+    }
+    assert!(check(FileFormat::Csv, words([("separatorChar", "\"")]), none()).unwrap_err().contains("two meanings"));
+    assert!(check(FileFormat::Csv, none(), words([(HEADER_LINES, "one")])).is_err());
+    assert!(check(FileFormat::Json, none(), words([(BAD_RECORDS, "skip")])).is_err());
+    let nested = columns([("a", crate::evolution::list_type(DataType::Int64))]);
+    assert!(Storage::of(FileFormat::Text).validate(&none(), &nested).is_err());
+    assert!(Storage::of(FileFormat::Json).validate(&none(), &nested).is_ok());
+    for class in
+        ["org.apache.hadoop.hive.serde2.OpenCSVSerde", "org.openx.data.jsonserde.JsonSerDe", "org.apache.hadoop.hive.serde2.avro.AvroSerDe"]
+    {
+        assert!(FileFormat::of_class(class).is_some_and(|format| FileFormat::parse(format.name()) == Some(format)), "{class}");
+    }
+}

@@ -1,0 +1,96 @@
+//! Operators that mean something else in another dialect, planned with the types of their operands.
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::functions::math::expr_fn::trunc;
+use datafusion::functions_nested::expr_fn::array_element;
+use datafusion::logical_expr::expr::Placeholder;
+use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, GetFieldAccess, Operator, cast, lit, when};
+use datafusion::sql::sqlparser::ast::BinaryOperator;
+use datafusion_functions_json::udfs;
+
+use super::dialects::substring;
+use crate::dialect::Dialect;
+
+/// Plans the operators of one dialect, and those of JSON in all.
+#[derive(Debug)]
+pub(super) struct DialectPlanner {
+    pub dialect: Dialect,
+    /// Whether what cannot be computed is NULL.
+    pub lenient: bool,
+}
+
+impl ExprPlanner for DialectPlanner {
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = expr;
+        // A parameter of a division is no whole number until somebody says so.
+        let divided = matches!(op, BinaryOperator::Divide) && self.dialect.is_hive_like();
+        let typed = |side| match side {
+            Expr::Placeholder(Placeholder { field: None, .. }) if divided => cast(side, DataType::Float64),
+            side => side,
+        };
+        let expr = RawBinaryExpr { op, left: typed(left), right: typed(right) };
+        let types = (expr.left.get_type(schema), expr.right.get_type(schema));
+        let (Ok(left_type), Ok(right_type)) = types else { return Ok(PlannerResult::Original(expr)) };
+        let integers = left_type.is_integer() && right_type.is_integer();
+        let hive_like = self.dialect.is_hive_like();
+        let binary = |left, op, right| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
+        let numeric = left_type.is_numeric() && right_type.is_numeric();
+        Ok(PlannerResult::Planned(match expr.op {
+            // JSON as text, which clients can read; `json_get` of its own library gives a union of types.
+            BinaryOperator::Arrow => udfs::json_get_json_udf().call(vec![expr.left, expr.right]),
+            BinaryOperator::LongArrow => udfs::json_as_text_udf().call(vec![expr.left, expr.right]),
+            BinaryOperator::MyIntegerDivide | BinaryOperator::DuckIntegerDivide if numeric => {
+                let name = format!("{} DIV {}", expr.left.schema_name(), expr.right.schema_name());
+                let quotient = binary(expr.left, Operator::Divide, self.divisor(expr.right, &right_type)?);
+                cast(if integers { quotient } else { trunc(vec![quotient]) }, DataType::Int64).alias(name)
+            }
+            // Hive and Spark know no division of whole numbers but DIV.
+            BinaryOperator::Divide if hive_like && numeric => {
+                let name = format!("{} / {}", expr.left.schema_name(), expr.right.schema_name());
+                let right = self.divisor(expr.right, &right_type)?;
+                let float = |side| if integers { cast(side, DataType::Float64) } else { side };
+                binary(float(expr.left), Operator::Divide, float(right)).alias(name)
+            }
+            BinaryOperator::Modulo if hive_like && numeric => {
+                let name = format!("{} % {}", expr.left.schema_name(), expr.right.schema_name());
+                binary(expr.left, Operator::Modulo, self.divisor(expr.right, &right_type)?).alias(name)
+            }
+            _ => return Ok(PlannerResult::Original(expr)),
+        }))
+    }
+
+    /// Places in lists count from 0 in Hive and Spark.
+    fn plan_field_access(&self, expr: RawFieldAccessExpr, schema: &DFSchema) -> Result<PlannerResult<RawFieldAccessExpr>> {
+        let GetFieldAccess::ListIndex { key } = &expr.field_access else { return Ok(PlannerResult::Original(expr)) };
+        if !self.dialect.is_hive_like() || !expr.expr.get_type(schema)?.is_list() {
+            return Ok(PlannerResult::Original(expr));
+        }
+        let key = key.as_ref().clone();
+        let place = when(key.clone().gt_eq(lit(0_i64)), cast(key, DataType::Int64) + lit(1_i64)).end()?;
+        Ok(PlannerResult::Planned(array_element(expr.expr, place)))
+    }
+
+    /// A part that begins within the text is the same in all dialects, and DataFusion's function prunes partitions.
+    fn plan_substring(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        let least = |arg: &Expr, least| matches!(arg, Expr::Literal(ScalarValue::Int64(Some(number)), _) if *number >= least);
+        let ordinary = args.get(1).is_some_and(|start| least(start, 1)) && args.get(2).is_none_or(|length| least(length, 0));
+        Ok(match substring(self.dialect).filter(|_| !ordinary) {
+            Some(function) => PlannerResult::Planned(function.call(args)),
+            None => PlannerResult::Original(args),
+        })
+    }
+}
+
+impl DialectPlanner {
+    /// What is divided by; NULL in place of 0 where that makes NULL.
+    fn divisor(&self, right: Expr, data_type: &DataType) -> Result<Expr> {
+        let zero = ScalarValue::new_zero(data_type)?;
+        let never_zero = matches!(&right, Expr::Literal(value, _) if *value != zero);
+        if !self.lenient || never_zero {
+            return Ok(right);
+        }
+        when(right.clone().eq(Expr::Literal(zero, None)), Expr::Literal(ScalarValue::try_from(data_type)?, None)).otherwise(right)
+    }
+}

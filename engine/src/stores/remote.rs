@@ -1,0 +1,164 @@
+//! The allowed objects of one bucket.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+use tokio::sync::Semaphore;
+
+use super::failed;
+use crate::locations::Locations;
+
+/// Most bytes that a read fetches before it returns. Longer ones are streamed.
+const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// How errors spell answers to credentials that are not accepted.
+const REFUSALS: [&str; 2] = ["status code: 401", "status code: 403"];
+
+/// A bucket of which allowed objects alone can be used, by so many requests at a time.
+///
+/// A request holds its permit until its answer is here, never while a reader of rows takes its time: readers that wait for each other
+/// would hold all permits. So answers of a known, bounded size are fetched at once.
+#[derive(Debug, Clone)]
+pub(super) struct Bucket {
+    inner: Arc<dyn ObjectStore>,
+    /// `s3://bucket`.
+    store: String,
+    locations: Locations,
+    permits: Arc<Semaphore>,
+}
+
+impl Bucket {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, store: String, locations: Locations, requests_max: usize) -> Self {
+        Self { inner, store, locations, permits: Arc::new(Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    fn check(&self, path: &Path) -> Result<()> {
+        match self.locations.allows(&self.store, path) {
+            true => Ok(()),
+            false => {
+                let source = Box::new(self.locations.outside(&format!("{}/{path}", self.store)));
+                Err(Error::PermissionDenied { path: path.to_string(), source })
+            }
+        }
+    }
+
+    fn check_prefix(&self, prefix: Option<&Path>) -> Result<()> {
+        self.check(prefix.unwrap_or(&Path::ROOT))
+    }
+
+    async fn limited<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let _permit = self.permits.acquire().await.map_err(|closed| Error::Generic { store: "bucket", source: Box::new(closed) })?;
+        request.await.map_err(|error| self.without_secrets(error))
+    }
+
+    /// What a store says to credentials that it refuses repeats parts of them: the documents that it answers with are left out.
+    fn without_secrets(&self, error: Error) -> Error {
+        let refused = |path: String| {
+            let source = format!("'{}' refuses the credentials of this process", self.store).into();
+            Error::PermissionDenied { path, source }
+        };
+        match error {
+            Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => refused(path),
+            // Answers to listings are not told apart.
+            Error::Generic { store, source } => {
+                let text = source.to_string();
+                let document = ["<?xml", "<Error", "<!DOCTYPE"].iter().filter_map(|start| text.find(start)).min();
+                match document {
+                    _ if REFUSALS.iter().any(|status| text.contains(status)) => refused(String::new()),
+                    Some(start) => Error::Generic { store, source: text[..start].trim_end_matches([' ', ':']).into() },
+                    None => Error::Generic { store, source },
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn cleaned<'a, T: Send + 'a>(&self, answers: BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
+        let bucket = self.clone();
+        answers.map(move |answer| answer.map_err(|error| bucket.without_secrets(error))).boxed()
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.store)
+    }
+}
+
+/// The answer with its body read.
+async fn whole(answer: GetResult) -> Result<GetResult> {
+    let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
+    let bytes = answer.bytes().await?;
+    let payload = GetResultPayload::Stream(futures::stream::once(async move { Ok(bytes) }).boxed());
+    Ok(GetResult { payload, meta, range, attributes })
+}
+
+// `get_ranges` is the trait's, which joins ranges that lie close and asks `get_opts` for the rest.
+#[async_trait]
+impl ObjectStore for Bucket {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check(location)?;
+        self.limited(self.inner.put_opts(location, payload, options)).await
+    }
+
+    /// The parts are not counted: one writer sends a few at a time.
+    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.check(location)?;
+        self.limited(self.inner.put_multipart_opts(location, options)).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.check(location)?;
+        let is_short = matches!(&options.range, Some(GetRange::Bounded(range)) if range.end.saturating_sub(range.start) <= WHOLE_BYTES_MAX);
+        let has_body = !options.head;
+        let request = async {
+            let answer = self.inner.get_opts(location, options).await?;
+            if is_short && has_body { whole(answer).await } else { Ok(answer) }
+        };
+        self.limited(request).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let guard = self.clone();
+        let checked = locations.map(move |location| location.and_then(|path| guard.check(&path).map(|()| path))).boxed();
+        self.cleaned(self.inner.delete_stream(checked))
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.check_prefix(prefix) {
+            Ok(()) => self.cleaned(self.inner.list(prefix)),
+            Err(error) => failed(error),
+        }
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.check_prefix(prefix) {
+            Ok(()) => self.cleaned(self.inner.list_with_offset(prefix, offset)),
+            Err(error) => failed(error),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.check_prefix(prefix)?;
+        self.limited(self.inner.list_with_delimiter(prefix)).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.check(from)?;
+        self.check(to)?;
+        self.limited(self.inner.copy_opts(from, to, options)).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.check(from)?;
+        self.check(to)?;
+        self.limited(self.inner.rename_opts(from, to, options)).await
+    }
+}
