@@ -14,6 +14,11 @@ use crate::catalog::AnalyzedPartition;
 /// Shape: `columns` are positions among the table's columns; others stay as they are. Everything added is an estimate. Sketches that cannot
 /// be read, say of another version, count for nothing.
 pub(crate) fn add_analyzed(statistics: &mut Statistics, partitions: &[AnalyzedPartition], columns: impl IntoIterator<Item = usize>) {
+    if statistics.num_rows == Precision::Absent && !partitions.is_empty() {
+        // Files that do not say how many rows they have.
+        let counted = partitions.iter().map(|partition| partition.statistics.num_rows.get_value().copied()).sum::<Option<usize>>();
+        statistics.num_rows = counted.map_or(Precision::Absent, Precision::Inexact);
+    }
     let Some(rows) = statistics.num_rows.get_value().map(|rows| *rows as f64) else { return };
     for index in columns {
         let Some(column) = statistics.column_statistics.get_mut(index) else { continue };

@@ -1,6 +1,6 @@
 //! The trait every catalog store implements, and the words it speaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -9,16 +9,26 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::{ScalarValue, Statistics};
 use serde::{Deserialize, Serialize};
+use windlass_engine::Dialect;
+pub use windlass_engine::formats::Storage;
 
+use crate::commit::{Cause, Commit, Expired, Moment, Write, WriteIntent};
 use crate::error::Result;
 use crate::predicate::KeyPredicate;
 
 /// Name of the catalog that holds the warehouse; `hive.database.table` in SQL.
 pub const CATALOG: &str = "hive";
+/// What other systems call the catalog that holds the warehouse: Athena and Spark.
+const CATALOG_SYNONYMS: [&str; 2] = ["awsdatacatalog", "spark_catalog"];
+
+/// Whether a name, in any case, means the catalog that holds the warehouse.
+pub fn is_warehouse(catalog: &str) -> bool {
+    std::iter::once(CATALOG).chain(CATALOG_SYNONYMS).any(|name| name.eq_ignore_ascii_case(catalog))
+}
+
 /// Database that exists always and is current in a new session.
 pub const DEFAULT_DATABASE: &str = "default";
-/// How NULL is spelled as a partition value in paths.
-pub const NULL_PARTITION: &str = "__HIVE_DEFAULT_PARTITION__";
+pub use windlass_engine::hive_path::NULL_PARTITION;
 /// Partition keys a table may have; each is a positional, indexed column `k0..k7` in the store.
 pub const KEYS_MAX: usize = 8;
 
@@ -128,6 +138,8 @@ pub struct ViewDefinition {
     pub sql: String,
     /// Database that unqualified names in it belong to.
     pub default_database: String,
+    /// In whose SQL it is written.
+    pub dialect: Dialect,
 }
 
 /// Everything a name means, except its partitions and files.
@@ -151,12 +163,16 @@ pub struct TableMeta {
     pub comment: Option<String>,
     /// `TBLPROPERTIES`.
     pub properties: BTreeMap<String, String>,
+    /// How rows are kept in the files.
+    pub storage: Storage,
     /// Only for views.
     pub view: Option<ViewDefinition>,
     /// Grows by one with every change of the table, its partitions or its files.
     pub version: i64,
     /// Milliseconds since 1970.
     pub created_ms: i64,
+    /// Whose partitions and files are read: those of this version, or the newest ones. Columns are always the newest.
+    pub as_of: Option<i64>,
 }
 
 impl TableMeta {
@@ -193,6 +209,8 @@ pub struct NewTable {
     pub comment: Option<String>,
     /// `TBLPROPERTIES`.
     pub properties: BTreeMap<String, String>,
+    /// How rows are kept in the files.
+    pub storage: Storage,
     /// Only for views.
     pub view: Option<ViewDefinition>,
 }
@@ -340,6 +358,8 @@ pub struct Contents {
     pub add_partitions: Vec<NewPartition>,
     /// Partitions to forget, by id, with their files.
     pub remove_partitions: Vec<i64>,
+    /// Partitions to take all files out of, by id, before others are added.
+    pub empty_partitions: Vec<i64>,
     /// Files to add to existing partitions.
     pub add_files: Vec<DataFile>,
     /// Files to forget: partition id and URL.
@@ -393,11 +413,46 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     /// One table or view; `None` if the name is free.
     async fn table(&self, database: &str, name: &str) -> Result<Option<Arc<TableMeta>>>;
     /// Makes a table. A table without keys gets its one partition at once. Errors: `AlreadyExists`, `NotFound` (database), `Invalid`.
-    async fn create_table(&self, table: NewTable, contents: Contents) -> Result<Arc<TableMeta>>;
-    /// Changes a table. Errors: `Conflict` if `table.version` is no longer current; `AlreadyExists`, `NotFound`.
-    async fn change_table(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>>;
-    /// Forgets a table or view; files are the caller's affair. Errors: `NotFound`.
+    async fn create_table(&self, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>>;
+    /// Changes a table. Files that a managed table loses are garbage. Errors: `Conflict` if `table.version` is no longer current;
+    /// `AlreadyExists`, `NotFound`.
+    async fn change_table(&self, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>>;
+    /// Forgets a table or view; files of a managed table are garbage from now on. Errors: `NotFound`.
     async fn drop_table(&self, table: &TableMeta) -> Result<()>;
+
+    /// Remembers that a query is about to write, so that after a crash what it left can be found. Errors: `AlreadyExists` (query).
+    async fn begin_write(&self, intent: WriteIntent) -> Result<()>;
+    /// Changes what a table holds, as the query intended. The version that `table` is of matters only to [`Replaces::Files`]: other
+    /// changes in between stay. A second commit of the same query changes nothing and returns the table.
+    ///
+    /// Errors: `Conflict`; `NotFound` if the table is gone; `Abandoned` if the write was given up, or has files and was never begun.
+    ///
+    /// [`Replaces::Files`]: crate::Replaces::Files
+    async fn commit_write(&self, table: &TableMeta, write: Write) -> Result<Arc<TableMeta>>;
+    /// Makes a table that holds what a query wrote. A second commit of the same query changes nothing and returns the table.
+    /// Errors: as those of `create_table` and `commit_write`.
+    async fn create_table_as(&self, table: NewTable, write: Write) -> Result<Arc<TableMeta>>;
+    /// Gives a write up: it can no longer be committed, and its files are garbage. Nothing happens if it was committed or never begun.
+    async fn abandon_write(&self, query_id: &str) -> Result<()>;
+    /// Writes that were begun and neither committed nor given up, by query id.
+    async fn open_writes(&self) -> Result<Vec<WriteIntent>>;
+    /// Writes that were given up and whose files may still be there, with the times when they were: milliseconds since 1970.
+    async fn abandoned_writes(&self) -> Result<Vec<(WriteIntent, i64)>>;
+    /// Forgets a write that was given up: its files are gone.
+    async fn forget_write(&self, query_id: &str) -> Result<()>;
+
+    /// The newest changes of all tables, at most `limit`, newest first.
+    async fn history(&self, limit: usize) -> Result<Vec<Commit>>;
+    /// The table with the contents of a moment. Errors: `Invalid` if there is no such version any more, or yet; `Unsupported` for
+    /// tables whose files are not ours.
+    async fn as_of(&self, table: &TableMeta, moment: Moment) -> Result<Arc<TableMeta>>;
+    /// Forgets versions that ceased to be current by a time, of a table or of all, and returns garbage, at most `limit` files, that no
+    /// version has needed since. With `dry_run` nothing changes.
+    async fn expire(&self, table: Option<&TableMeta>, until_ms: i64, limit: usize, dry_run: bool) -> Result<Expired>;
+    /// Takes files from the list of garbage: they are deleted.
+    async fn forget_garbage(&self, urls: &[String]) -> Result<()>;
+    /// Those of `urls` that are garbage.
+    async fn garbage_among(&self, urls: &[String]) -> Result<HashSet<String>>;
 
     /// Partitions that `predicate` may keep, through one indexed query, at most `limit`. The residual of the predicate is the caller's affair.
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList>;

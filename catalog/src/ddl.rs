@@ -4,25 +4,30 @@
 //! types and the query of a view are sqlparser's; the clauses around them are parsed here, because sqlparser knows no `MSCK`, no
 //! partition predicates and no clause order but its own.
 //!
-//! Reading order: [`statement`] (what can be said, and how it is printed), `parse` (the grammar), `cursor` (tokens with positions),
-//! [`types`] (SQL types to Arrow and back).
+//! Reading order: [`statement`] (what can be said, and how it is printed), `parse` (the grammar), `cursor` (tokens with positions), `storage` (formats),
+//! `vacuum` (the one procedure), `versions` (tables as they were), [`types`] (SQL types to Arrow and back).
 
 mod cursor;
 mod parse;
 pub mod statement;
+mod storage;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod vacuum;
+mod versions;
 
 use std::fmt;
 
 use windlass_proto::Kind;
 
-pub use parse::parse;
+pub use parse::{key_type, parse};
 pub use statement::{
-    Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
-    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
+    Age, Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
+    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, Vacuum, ViewColumn,
 };
+pub use vacuum::parse_call;
+pub use versions::{TIMESTAMP_AS_OF, VERSION_AS_OF, rewrite_versions};
 
 /// How deep the parser may recurse into the query of a view; a level of parentheses takes about three steps.
 pub const QUERY_DEPTH_MAX: usize = 300;

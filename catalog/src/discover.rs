@@ -3,20 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
-use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
-use parquet::arrow::{parquet_column, parquet_to_arrow_schema};
-use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::ParquetMetaData;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::{Position, Url};
 use windlass_engine::evolution::{FileColumns, Mismatch, merge, plain_type};
+use windlass_engine::footer::Footer;
+use windlass_engine::formats::{self, MAPPING, Storage};
 
 use crate::catalog::{DataFile, KEYS_MAX, KeyType, NULL_PARTITION, NewFile, Partition, PartitionKey};
 use crate::error::{Error, Result};
@@ -28,8 +26,6 @@ const LISTINGS_MAX: usize = 16;
 const FOOTERS_MAX: usize = 32;
 /// Bytes read from the end of a file at once: nearly every footer fits, which saves the second request.
 const FOOTER_BYTES_GUESS: usize = 64 * 1024;
-/// Longest text or binary bound kept as a statistic: longer ones fill the catalog and prune no better.
-const BOUND_BYTES_MAX: usize = 128;
 
 /// What to look for.
 #[derive(Debug)]
@@ -42,8 +38,12 @@ pub struct Discover<'a> {
     pub schema: Option<&'a SchemaRef>,
     /// Partitions recorded before: what lies in their locations is theirs, whatever the directories are called.
     pub partitions: &'a [Partition],
-    /// Files recorded before: those with the same size and time of change are not read again.
+    /// Files recorded before: those with the same size, time of change and tag are not read again.
     pub known: &'a [DataFile],
+    /// How rows are kept in the files.
+    pub storage: &'a Storage,
+    /// `TBLPROPERTIES`, of which some change how files are read.
+    pub properties: &'a BTreeMap<String, String>,
 }
 
 /// What the directories of a location mean.
@@ -66,6 +66,8 @@ pub struct Discovery {
     pub keys: Vec<PartitionKey>,
     /// Partitions that hold files, ordered by location.
     pub partitions: Vec<FoundPartition>,
+    /// Properties of the files' reader that were found with the columns.
+    pub mapping: BTreeMap<String, String>,
 }
 
 /// A partition that holds files.
@@ -96,21 +98,26 @@ pub fn object_path(url: &str) -> Result<Path> {
 pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Result<Discovery> {
     let base = Url::parse(request.location).map_err(|error| Error::Invalid(format!("'{}' is not a URL: {error}", request.location)))?;
     let root = object_path(request.location)?;
-    let mut objects = list(store.as_ref(), &root)
-        .await
-        .map_err(|cause| Error::ObjectStore { url: request.location.to_owned(), cause })?
-        .into_iter()
-        .map(|meta| Listed { url: url_of(&base, &meta.location), meta })
-        .collect::<Vec<_>>();
+    let failed = |cause| Error::ObjectStore { url: request.location.to_owned(), cause };
+    let mut listed = list(store.as_ref(), &root).await.map_err(failed)?;
+    if listed.is_empty() {
+        // It may be one file. Where there is none, there are no files.
+        listed.extend(store.head(&root).await.ok());
+    }
+    let mut objects = listed.into_iter().map(|meta| Listed { url: object_url(&base, &meta.location), meta }).collect::<Vec<_>>();
     objects.sort_unstable_by(|a, b| a.url.cmp(&b.url));
 
     let (keys, places) = place(&request, &base, &root, &objects)?;
     let (objects, places): (Vec<_>, Vec<_>) = objects.into_iter().zip(places).filter_map(|(object, place)| Some((object, place?))).unzip();
     let known = request.known.iter().map(|known| (known.file.url.as_str(), &known.file)).collect::<HashMap<_, _>>();
     let is_known = |object: &Listed| {
-        known.get(object.url.as_str()).is_some_and(|file| file.size == object.meta.size && file.modified_ms == object.modified_ms())
+        let same_tag = |file: &NewFile| file.etag.is_none() || object.meta.e_tag.is_none() || file.etag == object.meta.e_tag;
+        let same = |file: &NewFile| file.size == object.meta.size && file.modified_ms == object.modified_ms() && same_tag(file);
+        known.get(object.url.as_str()).is_some_and(|file| same(file))
     };
-    let footers = stream::iter(objects.iter().filter(|object| !is_known(object)))
+    // Other formats have no footers: their files are registered by their sizes.
+    let with_footers = |object: &&Listed| request.storage.is_parquet() && !is_known(object);
+    let footers = stream::iter(objects.iter().filter(with_footers))
         .map(|object| async { Ok::<_, Error>((object.url.as_str(), read_footer(store.as_ref(), object).await?)) })
         // Without it, the compiler does not see that callers' futures may be sent (rust-lang/rust#64552).
         .boxed()
@@ -120,13 +127,17 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
 
     let mut columns = Columns::new(request.schema, &keys);
     for (url, footer) in &footers {
-        columns.add(url, &footer.schema)?;
+        columns.add(url, footer.schema())?;
     }
-    if request.schema.is_none() && columns.fields.is_empty() {
+    if request.storage.is_parquet() && request.schema.is_none() && columns.fields.is_empty() {
         let location = request.location;
         return Err(Error::Invalid(format!("'{location}' holds no Parquet files to read the columns from; declare the columns")));
     }
-    let schema = columns.finish();
+    let mut schema = columns.finish();
+    let mut mapping = BTreeMap::new();
+    if !request.storage.is_parquet() {
+        (schema, mapping) = infer(&request, &store, &keys, &objects).await?;
+    }
 
     let mut partitions = Vec::<FoundPartition>::new();
     let mut by_values = HashMap::<Vec<ScalarValue>, usize>::new();
@@ -137,10 +148,42 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
         });
         match footers.get(object.url.as_str()) {
             Some(footer) => partitions[index].files.push(object.with_footer(footer, &schema)),
-            None => partitions[index].unchanged.push(object.url.clone()),
+            None if is_known(object) => partitions[index].unchanged.push(object.url.clone()),
+            None => partitions[index].files.push(object.without_footer()),
         }
     }
-    Ok(Discovery { schema, keys, partitions })
+    Ok(Discovery { schema, keys, partitions, mapping })
+}
+
+/// The declared columns, or those that some of the files have; and how files spell what their names do not say.
+async fn infer(
+    request: &Discover<'_>,
+    store: &Arc<dyn ObjectStore>,
+    keys: &[PartitionKey],
+    objects: &[Listed],
+) -> Result<(SchemaRef, BTreeMap<String, String>)> {
+    let files = objects.iter().map(|object| object.meta.clone()).collect::<Vec<_>>();
+    let mut found = formats::infer(store, &files, request.storage, request.properties).await;
+    if let Some(declared) = request.schema {
+        // Files that do not agree are read as declared.
+        let mapping = found.map(|found| found.mapping).unwrap_or_default();
+        let wanted = |name: &str| name.strip_prefix(MAPPING).is_some_and(|column| declared.column_with_name(column).is_some());
+        return Ok((Arc::clone(declared), mapping.into_iter().filter(|(name, _)| wanted(name)).collect()));
+    }
+    if let Ok(found) = &mut found {
+        let columns = found.schema.fields().iter().filter(|field| keys.iter().all(|key| key.name != *field.name()));
+        found.schema = Arc::new(Schema::new(columns.map(Arc::clone).collect::<Vec<_>>()));
+    }
+    let location = request.location;
+    match found {
+        Ok(found) if found.schema.fields().is_empty() => {
+            let format = request.storage.format;
+            Err(Error::Invalid(format!("'{location}' holds no {format} files to read the columns from; declare the columns")))
+        }
+        Ok(found) => Ok((found.schema, found.mapping)),
+        Err(DataFusionError::ObjectStore(cause)) => Err(Error::ObjectStore { url: location.to_owned(), cause: *cause }),
+        Err(error) => Err(Error::Invalid(error.strip_backtrace())),
+    }
 }
 
 /// A visible object.
@@ -154,15 +197,19 @@ impl Listed {
         self.meta.last_modified.timestamp_millis()
     }
 
-    fn with_footer(&self, footer: &Footer, schema: &Schema) -> NewFile {
+    fn without_footer(&self) -> NewFile {
         NewFile {
             url: self.url.clone(),
             size: self.meta.size,
             modified_ms: self.modified_ms(),
             etag: self.meta.e_tag.clone(),
-            rows: Some(footer.rows as u64),
-            statistics: Some(Arc::new(footer.statistics(schema))),
+            rows: None,
+            statistics: None,
         }
+    }
+
+    fn with_footer(&self, footer: &Footer, schema: &Schema) -> NewFile {
+        NewFile { rows: Some(footer.rows() as u64), statistics: Some(Arc::new(footer.statistics(schema))), ..self.without_footer() }
     }
 }
 
@@ -187,7 +234,8 @@ fn is_visible(path: &Path, root: &Path) -> bool {
     })
 }
 
-fn url_of(base: &Url, path: &Path) -> String {
+/// The URL of a file in the store that `base` lies in, spelled as the catalog spells it: undoes [`object_path`].
+pub fn object_url(base: &Url, path: &Path) -> String {
     /// What a URL parser would change or take for a delimiter.
     const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?').add(b'\\').add(b'`');
     format!("{}/{}", &base[..Position::BeforePath], utf8_percent_encode(path.as_ref(), ESCAPED))
@@ -231,7 +279,7 @@ fn place(request: &Discover<'_>, base: &Url, root: &Path, objects: &[Listed]) ->
         if recorded.elsewhere.contains(values.as_slice()) {
             return Ok(None);
         }
-        Ok(Some(Place { values, location: format!("{}/", url_of(base, &found.path)) }))
+        Ok(Some(Place { values, location: format!("{}/", object_url(base, &found.path)) }))
     });
     let places = places.collect::<Result<_>>()?;
     Ok((keys, places))
@@ -330,17 +378,6 @@ fn infer_type(values: Vec<&str>) -> KeyType {
     }
 }
 
-/// What a footer says.
-struct Footer {
-    rows: usize,
-    /// Uncompressed.
-    bytes: usize,
-    /// As written: views, dictionaries and spelling included.
-    schema: SchemaRef,
-    /// By column of `schema`.
-    columns: Vec<ColumnStatistics>,
-}
-
 async fn read_footer(store: &dyn ObjectStore, object: &Listed) -> Result<Footer> {
     let file_error = |reason: String| Error::File { url: object.url.clone(), reason };
     let metadata =
@@ -350,83 +387,7 @@ async fn read_footer(store: &dyn ObjectStore, object: &Listed) -> Result<Footer>
                 error => file_error(format!("is not a whole Parquet file: {}", error.strip_backtrace())),
             },
         )?;
-    let described = metadata.file_metadata();
-    let schema = parquet_to_arrow_schema(described.schema_descr(), described.key_value_metadata())
-        .map_err(|error| file_error(format!("has a schema that cannot be read: {error}")))?;
-    let schema = Arc::new(schema);
-    let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&metadata, &schema)
-        .map_err(|error| file_error(format!("has statistics that cannot be read: {}", error.strip_backtrace())))?;
-    let columns =
-        schema.fields().iter().zip(statistics.column_statistics).map(|(field, found)| trusted(&metadata, &schema, field, found)).collect();
-    let count = |value: i64| usize::try_from(value).unwrap_or_default();
-    Ok(Footer {
-        rows: metadata.row_groups().iter().map(|group| count(group.num_rows())).sum(),
-        bytes: metadata.row_groups().iter().map(|group| count(group.total_byte_size())).sum(),
-        schema,
-        columns,
-    })
-}
-
-/// Keeps of a column's statistics what holds for every row. DataFusion's summary also speaks when some row groups are silent.
-fn trusted(metadata: &ParquetMetaData, schema: &Schema, field: &Field, found: ColumnStatistics) -> ColumnStatistics {
-    let unknown = ColumnStatistics { byte_size: found.byte_size, ..ColumnStatistics::new_unknown() };
-    let Some((leaf, _)) = parquet_column(metadata.file_metadata().schema_descr(), schema, field.name()) else {
-        return unknown;
-    };
-    let mut bounded = true;
-    let mut counted = true;
-    for chunk in metadata.row_groups().iter().map(|group| group.column(leaf)) {
-        let Some(statistics) = chunk.statistics() else {
-            return unknown;
-        };
-        let nulls = statistics.null_count_opt();
-        counted &= nulls.is_some();
-        // Old writers sorted text and unsigned numbers by signed bytes; INT96 has no order.
-        let ordered = statistics.physical_type() != PhysicalType::INT96
-            && (!statistics.is_min_max_deprecated()
-                || field.data_type().is_signed_integer()
-                || field.data_type().is_floating()
-                || field.data_type().is_temporal());
-        let has_bounds = statistics.min_bytes_opt().is_some() && statistics.max_bytes_opt().is_some();
-        let only_nulls = nulls.is_some_and(|nulls| i64::try_from(nulls) == Ok(chunk.num_values()));
-        bounded &= only_nulls || (has_bounds && ordered);
-    }
-    let bound = |value: Precision<ScalarValue>| match value.get_value() {
-        Some(bound) if bounded && !bound.is_null() && bound.size() - size_of::<ScalarValue>() <= BOUND_BYTES_MAX => {
-            // NaN is in no statistics, but is the greatest value.
-            if field.data_type().is_floating() { value.to_inexact() } else { value }
-        }
-        _ => Precision::Absent,
-    };
-    ColumnStatistics {
-        null_count: if counted { found.null_count } else { Precision::Absent },
-        min_value: bound(found.min_value),
-        max_value: bound(found.max_value),
-        distinct_count: found.distinct_count.to_inexact(),
-        ..unknown
-    }
-}
-
-impl Footer {
-    /// Statistics by column of the table.
-    fn statistics(&self, table: &Schema) -> Statistics {
-        let columns = FileColumns::new(&self.schema);
-        // The column fits: it was added before.
-        let column = |field: &FieldRef| match columns.position(field.name()).unwrap_or_default() {
-            Some(index) => {
-                let found = &self.columns[index];
-                let cast = |value: &Precision<ScalarValue>| value.cast_to(field.data_type()).unwrap_or(Precision::Absent);
-                ColumnStatistics { min_value: cast(&found.min_value), max_value: cast(&found.max_value), ..found.clone() }
-            }
-            // Rows of a file without the column read as NULL.
-            None => ColumnStatistics { null_count: Precision::Exact(self.rows), ..ColumnStatistics::new_unknown() },
-        };
-        Statistics {
-            num_rows: Precision::Exact(self.rows),
-            total_byte_size: Precision::Inexact(self.bytes),
-            column_statistics: table.fields().iter().map(column).collect(),
-        }
-    }
+    Footer::of(&metadata).map_err(file_error)
 }
 
 /// The table's columns while files are added.

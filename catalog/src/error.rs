@@ -42,6 +42,12 @@ pub enum Error {
         /// Qualified table name.
         table: String,
     },
+    /// A write was given up before it was committed.
+    #[error("the files that query '{query}' wrote cannot be committed: the write was given up; run it again")]
+    Abandoned {
+        /// The query.
+        query: String,
+    },
     /// A data file cannot be read or does not fit its table.
     #[error("file {url}: {reason}")]
     File {
@@ -83,9 +89,11 @@ impl Error {
             Self::Unsupported(_) => Kind::Unsupported,
             Self::Exhausted(_) => Kind::Exhausted,
             Self::Denied(_) => Kind::Denied,
-            Self::Conflict { .. } | Self::Store { .. } => Kind::Unavailable,
+            Self::Conflict { .. } | Self::Abandoned { .. } | Self::Store { .. } => Kind::Unavailable,
             Self::ObjectStore { cause, .. } => match cause {
                 object_store::Error::NotFound { .. } => Kind::NotFound,
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Kind::Denied,
+                object_store::Error::Precondition { .. } => Kind::Invalid,
                 _ => Kind::Unavailable,
             },
             Self::Internal(_) => Kind::Internal,

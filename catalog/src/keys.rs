@@ -1,8 +1,10 @@
 //! Values of partition keys in their three spellings: typed, as text in Hive paths, and as the store sorts them.
 
-use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
+use chrono::{Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 use datafusion::common::ScalarValue;
 use serde::Serialize;
+use windlass_engine::hive_path::directories;
+pub use windlass_engine::hive_path::{escape, format_value, unescape};
 
 use crate::catalog::{KeyType, NULL_PARTITION, PartitionKey};
 use crate::error::{Error, Result};
@@ -10,61 +12,14 @@ use crate::error::{Error, Result};
 /// Days from 0001-01-01 to 1970-01-01, as `chrono` counts them.
 const EPOCH_DAY: i32 = 719_163;
 
-/// Escapes a key name or value for a path as Hive does: control characters and ``"#%'*/:=?\{[]^`` become `%XX`.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii_control() || r##""#%'*/:=?\{[]^"##.contains(c) {
-            escaped.push_str(&format!("%{:02X}", u32::from(c)));
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped
-}
-
-/// Undoes [`escape`]. As in Hive, `%XX` is the character of that number and anything else is left as it stands.
-pub fn unescape(text: &str) -> String {
-    let mut parts = text.split('%');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let code = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).map(|hex| u8::from_str_radix(hex, 16));
-        match code {
-            Some(Ok(code)) => {
-                plain.push(char::from(code));
-                plain.push_str(&part[2..]);
-            }
-            _ => {
-                plain.push('%');
-                plain.push_str(part);
-            }
-        }
-    }
-    plain
-}
-
 /// Hive's name of a partition, `dt=2024-01-01/region=eu`; empty for a table without keys.
 pub fn partition_name(keys: &[PartitionKey], values: &[ScalarValue]) -> String {
-    let parts = keys.iter().zip(values).map(|(key, value)| format!("{}={}", escape(&key.name), escape(&format_value(value))));
-    parts.collect::<Vec<_>>().join("/")
+    directories(keys.iter().map(|key| key.name.as_str()).zip(values))
 }
 
-/// The text of a value, not yet escaped. NULL and the empty string are one thing in Hive's paths.
-pub fn format_value(value: &ScalarValue) -> String {
-    match value {
-        value if value.is_null() => NULL_PARTITION.to_owned(),
-        ScalarValue::Utf8(Some(text)) | ScalarValue::LargeUtf8(Some(text)) | ScalarValue::Utf8View(Some(text)) if text.is_empty() => {
-            NULL_PARTITION.to_owned()
-        }
-        ScalarValue::TimestampMicrosecond(Some(micros), _) => match DateTime::from_timestamp_micros(*micros) {
-            Some(time) => {
-                let text = time.format("%Y-%m-%d %H:%M:%S%.6f").to_string();
-                text.trim_end_matches('0').strip_suffix('.').unwrap_or_else(|| text.trim_end_matches('0')).to_owned()
-            }
-            None => value.to_string(),
-        },
-        value => value.to_string(),
-    }
+/// The value as it comes back from a path: the empty string, and the text that spells NULL there, are NULL.
+pub(crate) fn canonical(key_type: KeyType, value: ScalarValue) -> Result<ScalarValue> {
+    if format_value(&value) == NULL_PARTITION { null(key_type) } else { Ok(value) }
 }
 
 /// The value of `key` that `text` spells, where `text` is unescaped. Errors: `Invalid` if it spells none.

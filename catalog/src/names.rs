@@ -3,7 +3,7 @@
 //! DataFusion asks for lists of names without waiting, so a statement starts by loading them; they are cached until any name changes.
 //! Tables are looked up in the store when they are used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, col};
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 
-use crate::catalog::{CATALOG, Catalog, TableKind, TableMeta, ViewDefinition};
+use crate::catalog::{CATALOG, Catalog, TableKind, TableMeta, ViewDefinition, is_warehouse};
 use crate::error::Error;
 use crate::provider::HiveTable;
 
@@ -58,6 +58,9 @@ impl NamesCache {
     }
 }
 
+/// Views that one session knows, by lower-case name. Each hides what has its name in the current database.
+pub type TemporaryViews = BTreeMap<String, ViewDefinition>;
+
 /// Plans the query of a view.
 #[async_trait]
 pub trait ViewPlanner: fmt::Debug + Send + Sync {
@@ -70,12 +73,27 @@ pub trait ViewPlanner: fmt::Debug + Send + Sync {
 pub struct StatementCatalogs {
     hive: Hive,
     mounted: BTreeMap<String, Arc<dyn CatalogProvider>>,
+    databases: BTreeMap<String, Arc<dyn SchemaProvider>>,
 }
 
 impl StatementCatalogs {
     /// The catalog `hive`, with `names` loaded for this statement.
     pub fn new(catalog: Arc<dyn Catalog>, names: Arc<Names>, views: Arc<dyn ViewPlanner>) -> Self {
-        Self { hive: Hive { catalog, names, views, depth: 0 }, mounted: BTreeMap::new() }
+        let hive = Hive { catalog, names, views, temporary: Arc::default(), current_database: String::new(), depth: 0 };
+        Self { hive, mounted: BTreeMap::new(), databases: BTreeMap::new() }
+    }
+
+    /// The session's own views, which stand before what `current_database` holds.
+    pub fn with_temporary(mut self, views: Arc<TemporaryViews>, current_database: &str) -> Self {
+        self.hive.temporary = views;
+        current_database.clone_into(&mut self.hive.current_database);
+        self
+    }
+
+    /// Lets a database of another catalog be named without it, unless the warehouse has one of this lower-case name.
+    pub fn with_database(mut self, name: &str, database: Option<Arc<dyn SchemaProvider>>) -> Self {
+        self.databases.extend(database.map(|database| (name.to_owned(), database)));
+        self
     }
 
     /// Mounts one more catalog under a lower-case name.
@@ -97,7 +115,7 @@ impl CatalogProviderList for StatementCatalogs {
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
         let name = name.to_lowercase();
-        if name == CATALOG {
+        if is_warehouse(&name) {
             return Some(Arc::new(HiveCatalog(self.clone())));
         }
         self.mounted.get(&name).map(Arc::clone)
@@ -109,6 +127,8 @@ struct Hive {
     catalog: Arc<dyn Catalog>,
     names: Arc<Names>,
     views: Arc<dyn ViewPlanner>,
+    temporary: Arc<TemporaryViews>,
+    current_database: String,
     /// Views around the statement that is planned.
     depth: usize,
 }
@@ -123,8 +143,10 @@ impl CatalogProvider for HiveCatalog {
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         let database = name.to_lowercase();
-        let exists = self.0.hive.names.contains_key(&database);
-        exists.then(|| Arc::new(HiveDatabase { catalogs: self.0.clone(), database }) as _)
+        match self.0.hive.names.contains_key(&database) {
+            true => Some(Arc::new(HiveDatabase { catalogs: self.0.clone(), database })),
+            false => self.0.databases.get(&database).map(Arc::clone),
+        }
     }
 }
 
@@ -139,18 +161,28 @@ impl HiveDatabase {
         self.catalogs.hive.names.get(&self.database)?.get(&name.to_lowercase()).copied()
     }
 
-    /// The plan of a view, with the columns it was made with.
+    fn temporary(&self, name: &str) -> Option<&ViewDefinition> {
+        let hive = &self.catalogs.hive;
+        hive.temporary.get(&name.to_lowercase()).filter(|_| hive.current_database == self.database)
+    }
+
+    /// The plan of a view, with the columns it was made with. What it means is the same in every session.
     async fn plan_view(&self, meta: &TableMeta, view: &ViewDefinition) -> Result<LogicalPlan> {
         let mut catalogs = self.catalogs.clone();
+        catalogs.hive.temporary = Arc::default();
+        with_columns(self.plan(&meta.name, view, catalogs).await?, meta)
+    }
+
+    async fn plan(&self, name: &str, view: &ViewDefinition, mut catalogs: StatementCatalogs) -> Result<LogicalPlan> {
         catalogs.hive.depth += 1;
         if catalogs.hive.depth > VIEW_DEPTH_MAX {
-            let (database, name) = (&meta.database, &meta.name);
+            let database = &self.database;
             let text = format!("view '{database}.{name}' is nested in {VIEW_DEPTH_MAX} other views; does it refer to itself?");
             return Err(Error::Invalid(text).into());
         }
+        catalogs.hive.current_database.clone_from(&view.default_database);
         let views = Arc::clone(&catalogs.hive.views);
-        let plan = views.plan_view(view, Arc::new(catalogs)).await?;
-        with_columns(plan, meta)
+        views.plan_view(view, Arc::new(catalogs)).await
     }
 }
 
@@ -181,10 +213,17 @@ fn with_columns(plan: LogicalPlan, meta: &TableMeta) -> Result<LogicalPlan> {
 #[async_trait]
 impl SchemaProvider for HiveDatabase {
     fn table_names(&self) -> Vec<String> {
-        self.catalogs.hive.names.get(&self.database).map(|tables| tables.keys().cloned().collect()).unwrap_or_default()
+        let hive = &self.catalogs.hive;
+        let tables = hive.names.get(&self.database).into_iter().flat_map(BTreeMap::keys);
+        let temporary = hive.temporary.keys().filter(|name| self.temporary(name).is_some());
+        tables.chain(temporary).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        if let Some(view) = self.temporary(name) {
+            let plan = self.plan(name, view, self.catalogs.clone()).await?;
+            return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.sql.clone())))));
+        }
         let catalog = &self.catalogs.hive.catalog;
         let Some(meta) = catalog.table(&self.database, &name.to_lowercase()).await? else {
             return Ok(None);
@@ -199,6 +238,9 @@ impl SchemaProvider for HiveDatabase {
     }
 
     async fn table_type(&self, name: &str) -> Result<Option<TableType>> {
+        if self.temporary(name).is_some() {
+            return Ok(Some(TableType::View));
+        }
         Ok(self.kind(name).map(|kind| match kind {
             TableKind::External | TableKind::Managed => TableType::Base,
             TableKind::View => TableType::View,
@@ -206,7 +248,7 @@ impl SchemaProvider for HiveDatabase {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.kind(name).is_some()
+        self.temporary(name).is_some() || self.kind(name).is_some()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A table of the catalog as DataFusion sees it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -17,7 +17,8 @@ use windlass_engine::WindlassOptions;
 use windlass_engine::evolution::scanned_type;
 
 use crate::analyzed::add_analyzed;
-use crate::catalog::{AnalyzedPartition, Catalog, KeyType, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals};
+use crate::catalog::{AnalyzedPartition, Catalog, DataFile, KeyType, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals};
+use crate::commit::Moment;
 use crate::error::Error;
 use crate::keys::format_value;
 use crate::predicate::KeyPredicate;
@@ -34,12 +35,16 @@ const SELECTIONS_MAX: usize = 16;
 pub struct HiveTable {
     catalog: Arc<dyn Catalog>,
     meta: Arc<TableMeta>,
+    /// When it is read as of, if not now.
+    moment: Option<Moment>,
     schema: SchemaRef,
     selected: Mutex<Vec<Arc<Selection>>>,
+    /// Whether every scan reads what was selected first, whatever its filters.
+    is_cut: bool,
 }
 
 /// What a scan reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Selection {
     filters: Vec<Expr>,
     limit: Option<usize>,
@@ -74,7 +79,49 @@ impl HiveTable {
         let columns = columns.iter().map(|field| bare(field, scanned_type(field.data_type())));
         let fields = columns.chain(keys.iter().map(|field| bare(field, field.data_type().clone())));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { catalog, meta, schema, selected: Mutex::default() }
+        Self { catalog, meta, moment: None, schema, selected: Mutex::default(), is_cut: false }
+    }
+
+    /// The table as it was; its columns are those of now. That there is such a version shows when it is scanned.
+    pub fn at(&self, moment: Moment) -> Self {
+        let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
+        Self { catalog, meta, moment: Some(moment), schema, selected: Mutex::default(), is_cut: false }
+    }
+
+    /// The table cut down to the files that may hold rows which satisfy all of `filters`, and those files. Its scans read them all, whatever
+    /// their own filters and limits. Errors: as those of the scan.
+    pub async fn cut(&self, state: &dyn Session, filters: &[Expr]) -> Result<(Self, Vec<DataFile>)> {
+        let Selection { files, partitions, totals, analyzed, .. } = self.select(state, filters, None).await?.as_ref().clone();
+        let ids: HashMap<_, _> = partitions.iter().map(|partition| (&partition.values, partition.id)).collect();
+        let file = |scan: &ScanFile| DataFile { partition_id: ids[&scan.values], file: scan.file.clone() };
+        let found = files.iter().map(file).collect();
+        let (filters, limit, statistics) = (Vec::new(), None, OnceLock::new());
+        let selection = Arc::new(Selection { filters, limit, files, partitions, totals, analyzed, statistics });
+        let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
+        Ok((Self { catalog, meta, moment: self.moment, schema, selected: Mutex::new(vec![selection]), is_cut: true }, found))
+    }
+
+    /// A table that no catalog holds, with all that is in it.
+    pub(crate) fn with_contents(catalog: Arc<dyn Catalog>, meta: Arc<TableMeta>, contents: ScanContents) -> Self {
+        let table = Self::new(catalog, meta);
+        let files = scan::scan_files(&table.meta, &contents.partitions, contents.files);
+        let ScanContents { partitions, totals, .. } = contents;
+        let (analyzed, statistics) = (Arc::default(), OnceLock::new());
+        table.remember(Selection { filters: Vec::new(), limit: None, files, partitions, totals, analyzed, statistics });
+        table
+    }
+
+    /// Of a table that was cut, the part that lies in files which `keep` wants, by their URLs.
+    pub fn with_files(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let narrowed = |selection: &Arc<Selection>| {
+            let mut selection = selection.as_ref().clone();
+            selection.files.retain(|file| keep(&file.file.url));
+            selection.statistics = OnceLock::new();
+            Arc::new(selection)
+        };
+        let selected = self.selected.lock().iter().map(narrowed).collect();
+        let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
+        Self { catalog, meta, moment: self.moment, schema, selected: Mutex::new(selected), is_cut: self.is_cut }
     }
 
     /// What the catalog says of it.
@@ -138,7 +185,7 @@ impl HiveTable {
     }
 
     async fn select(&self, state: &dyn Session, filters: &[Expr], limit: Option<usize>) -> Result<Arc<Selection>> {
-        let known = |selection: &&Arc<Selection>| selection.filters == filters && selection.limit == limit;
+        let known = |selection: &&Arc<Selection>| self.is_cut || (selection.filters == filters && selection.limit == limit);
         if let Some(known) = self.selected.lock().iter().find(known).map(Arc::clone) {
             return Ok(known);
         }
@@ -152,7 +199,11 @@ impl HiveTable {
             kept.map_err(|error| Error::Invalid(format!("cannot evaluate the conditions on partition keys: {}", error.strip_backtrace())))
         };
         let residual = (!pruning.residual.is_empty()).then_some(&residual as Residual<'_>);
-        let found = self.catalog.scan(&self.meta, &pruning.predicate, residual, limit_of_partitions).await?;
+        let meta = match self.moment {
+            Some(moment) => self.catalog.as_of(&self.meta, moment).await?,
+            None => Arc::clone(&self.meta),
+        };
+        let found = self.catalog.scan(&meta, &pruning.predicate, residual, limit_of_partitions).await?;
         if found.truncated {
             return Err(self.too_many(limit_of_partitions, &found, &pruning).into());
         }
@@ -193,7 +244,8 @@ impl HiveTable {
         let selection = Arc::new(selection);
         let mut selected = self.selected.lock();
         if selected.len() == SELECTIONS_MAX {
-            selected.remove(0);
+            // Not the first: others are often a part of it.
+            selected.remove(1);
         }
         selected.push(Arc::clone(&selection));
         selection
@@ -279,9 +331,9 @@ impl TableProvider for HiveTable {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let support = |filter: &&Expr| match is_key_only(filter, &self.meta.keys) {
-            true => TableProviderFilterPushDown::Exact,
+            true if !self.is_cut => TableProviderFilterPushDown::Exact,
             // Files and row groups without such rows are left out; rows are tested above the scan.
-            false => TableProviderFilterPushDown::Inexact,
+            _ => TableProviderFilterPushDown::Inexact,
         };
         Ok(filters.iter().map(support).collect())
     }

@@ -1,8 +1,10 @@
 //! From a table's files to a plan that reads them, and what is said about it.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::DateTime;
 use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
@@ -16,9 +18,7 @@ use datafusion::common::{Column, ColumnStatistics, DFSchema, ScalarValue, Statis
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileGroupPartitioner, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileGroupPartitioner, FileScanConfig, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
@@ -35,6 +35,8 @@ use url::{Position, Url};
 
 use crate::analyzed::{add_analyzed, distinct_keys};
 use windlass_engine::evolution::scanned_type;
+use windlass_engine::formats::can_be_cut;
+use windlass_engine::pinned;
 
 use crate::catalog::{DataFile, NewFile, Partition, ScanContents, TableKind, TableMeta};
 use crate::discover::object_path;
@@ -121,7 +123,12 @@ pub(crate) struct ScanFile {
 impl ScanFile {
     pub(crate) fn new(table: &TableMeta, file: NewFile, values: Vec<ScalarValue>) -> Self {
         let rows = file.rows.and_then(|rows| usize::try_from(rows).ok()).map_or(Precision::Absent, Precision::Exact);
-        let recorded = file.statistics.as_deref().cloned().unwrap_or_default();
+        // Where nothing was recorded, its size is what is known.
+        let unknown = || Statistics {
+            total_byte_size: Precision::Inexact(usize::try_from(file.size).unwrap_or(usize::MAX)),
+            ..Statistics::default()
+        };
+        let recorded = file.statistics.as_deref().cloned().unwrap_or_else(unknown);
         let mut columns = recorded.column_statistics;
         // Nothing was recorded of columns that came later.
         columns.resize_with(table.schema.fields().len(), ColumnStatistics::new_unknown);
@@ -283,22 +290,28 @@ pub(crate) async fn read_files(
     }
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
-    let files = files.iter().map(|file| partitioned_file(store, file)).collect::<Result<Vec<_>>>()?;
+    let words = table.storage.on_the_wire(&table.properties);
+    let planned = |file| Ok(PartitionedFile { arrow_schema: words.clone(), ..partitioned_file(store, file)? });
+    let files = files.iter().map(planned).collect::<Result<Vec<_>>>()?;
 
     let columns = Arc::new(Schema::new(schema.fields()[..table.schema.fields().len()].to_vec()));
     let keys = schema.fields()[columns.fields().len()..].iter().map(Arc::clone).collect::<Vec<_>>();
-    let source = ParquetSource::new(TableSchema::builder(columns).with_table_partition_cols(keys).build());
+    let columns = TableSchema::builder(columns).with_table_partition_cols(keys).build();
+    let source = table.storage.plan_source(columns.clone()).unwrap_or_else(|| Arc::new(ParquetSource::new(columns)));
     let column = |index: usize| Arc::new(expressions::Column::new(schema.field(index).name(), index));
     let projection = projection.iter().map(|&index| ProjectionExpr::new(column(index), schema.field(index).name()));
     let source = source
         .try_pushdown_projection(&ProjectionExprs::new(projection))?
-        .ok_or_else(|| Error::Internal("Parquet scan refused a projection".to_owned()))?;
+        .ok_or_else(|| Error::Internal("a scan of files refused a projection".to_owned()))?;
 
     let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(store)?, source)
         .with_file_groups(balanced_groups(files, state.config().target_partitions()))
         .with_statistics(statistics)
         .with_limit(limit)
         .build();
+    if !table.storage.is_parquet() {
+        return Ok(DataSourceExec::from_data_source(config));
+    }
     let format = ParquetFormat::default().with_options(state.default_table_options().parquet);
     format.create_physical_plan(state, config).await
 }
@@ -316,15 +329,16 @@ pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[Sca
     Ok(merged)
 }
 
-/// Statistics stay here: the file has been pruned with them, and they would travel with the plan to every task.
+/// The file as readers must find it, see [`pinned`]. Statistics stay here: the file has been pruned with them, and they would travel with
+/// the plan to every task.
 fn partitioned_file(store: &str, ScanFile { file, values, .. }: &ScanFile) -> Result<PartitionedFile> {
     if !file.url.strip_prefix(store).is_some_and(|path| path.starts_with('/')) {
         return Err(Error::Unsupported(format!("file {} does not lie in the object store of its table, '{store}'", file.url)));
     }
+    let mark = Duration::from_nanos(u64::from(pinned::mark(&file.url, file.etag.as_deref())));
     let meta = ObjectMeta {
         location: object_path(&file.url)?,
-        last_modified: DateTime::from_timestamp_millis(file.modified_ms).unwrap_or_default(),
-        // Readers look for the footer at this size, so that a file that was replaced is noticed.
+        last_modified: DateTime::from_timestamp_millis(file.modified_ms).unwrap_or_default() + mark,
         size: file.size,
         e_tag: file.etag.clone(),
         version: None,
@@ -332,10 +346,13 @@ fn partitioned_file(store: &str, ScanFile { file, values, .. }: &ScanFile) -> Re
     Ok(PartitionedFile::new_from_meta(meta).with_partition_values(values.clone()))
 }
 
-/// Cuts files, in order, into groups of equal bytes; large files are cut into ranges.
+/// Cuts files, in order, into groups of equal bytes; large files are cut into ranges, if all can be.
 fn balanced_groups(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
     let bytes = files.iter().map(|file| file.object_meta.size).sum::<u64>();
     let count = usize::try_from(bytes.div_ceil(GROUP_BYTES_MIN)).unwrap_or(usize::MAX).clamp(1, target.max(1));
+    if !files.iter().all(can_be_cut) {
+        return whole_files(files, count);
+    }
     let whole = vec![FileGroup::new(files)];
     let groups = FileGroupPartitioner::new()
         .with_target_partitions(count)
@@ -352,6 +369,19 @@ fn balanced_groups(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup>
         FileGroup::new(files.collect())
     };
     groups.map_or(whole, |groups| groups.into_iter().map(without_whole_ranges).collect())
+}
+
+/// Deals files out, large ones first, each to the group that has the fewest bytes.
+fn whole_files(mut files: Vec<PartitionedFile>, count: usize) -> Vec<FileGroup> {
+    files.sort_by_key(|file| Reverse(file.object_meta.size));
+    let mut groups = vec![(0, Vec::new()); count.min(files.len())];
+    for file in files {
+        if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            *bytes += file.object_meta.size;
+            group.push(file);
+        }
+    }
+    groups.into_iter().map(|(_, group)| FileGroup::new(group)).collect()
 }
 
 #[cfg(test)]

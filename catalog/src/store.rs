@@ -1,14 +1,18 @@
 //! The catalog in one SQLite file.
 //!
 //! One connection writes, a few read; with a write-ahead log readers never wait. Every change is one `BEGIN IMMEDIATE` transaction that
-//! raises the table's version and adds a row to `commits`. A table's name is looked up at every use and what it means is decoded once
-//! per version, so there is nothing to invalidate. One process at a time: [`names_version`](Catalog::names_version) is counted in memory.
+//! raises the table's version and adds a row to `commits`. What goes is marked with the version it went in, until that is forgotten.
+//! A table's name is looked up at every use and what it means is decoded once per version, so there is nothing to invalidate.
+//! One process at a time: [`names_version`](Catalog::names_version) is counted in memory.
 
 mod analyzed;
+mod commits;
 mod contents;
 mod decoded;
 mod filter;
+mod garbage;
 
+use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::mem;
@@ -32,11 +36,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
 use tracing::Instrument;
 
+use self::contents::{Changes, Target};
 use self::decoded::DecodedStatistics;
 use crate::catalog::{
     AnalyzedPartition, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, KEYS_MAX, KeyType, NewPartition, NewTable,
     Partition, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
 };
+use crate::commit::{Cause, Commit, Expired, Moment, Write, WriteIntent};
 use crate::error::{Error, Result};
 use crate::keys::decode_decimal;
 use crate::predicate::KeyPredicate;
@@ -162,6 +168,7 @@ impl Catalog for SqliteCatalog {
         self.write(action, Names::Change, move |connection| {
             Box::pin(async move {
                 if cascade {
+                    garbage::list_tables(connection, &name, None, Utc::now().timestamp_millis()).await?;
                     let tables = sqlx::query("DELETE FROM tables WHERE database = ?1").bind(&name);
                     tables.execute(&mut *connection).await.map_err(failed(action))?;
                 } else {
@@ -210,19 +217,19 @@ impl Catalog for SqliteCatalog {
         Ok(Some(table))
     }
 
-    async fn create_table(&self, table: NewTable, contents: Contents) -> Result<Arc<TableMeta>> {
-        if table.keys.len() > KEYS_MAX {
-            let (name, keys) = (&table.name, table.keys.len());
-            return Err(Error::Invalid(format!("table '{name}' has {keys} partition keys; at most {KEYS_MAX} are possible")));
-        }
-        self.write("create a table", Names::Change, move |connection| Box::pin(create_table(connection, table, contents))).await
+    async fn create_table(&self, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
+        let cause = cause.clone();
+        self.write("create a table", Names::Change, move |connection| {
+            Box::pin(async move { create_table(connection, table, contents, &cause).await })
+        })
+        .await
     }
 
-    async fn change_table(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
+    async fn change_table(&self, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>> {
         let names = if matches!(change, TableChange::Rename { .. }) { Names::Change } else { Names::Stay };
-        let (table, operation) = (table.clone(), operation.to_owned());
+        let (table, cause) = (table.clone(), cause.clone());
         self.write("change a table", names, move |connection| {
-            Box::pin(async move { change_table(connection, &table, &operation, change).await })
+            Box::pin(async move { change_table(connection, &table, &cause, change).await })
         })
         .await
     }
@@ -232,6 +239,7 @@ impl Catalog for SqliteCatalog {
         let table = table.clone();
         self.write(action, Names::Change, move |connection| {
             Box::pin(async move {
+                garbage::list_tables(connection, &table.database, Some(table.id), Utc::now().timestamp_millis()).await?;
                 let dropped = sqlx::query("DELETE FROM tables WHERE id = ?1").bind(table.id).execute(connection).await;
                 match dropped.map_err(failed(action))?.rows_affected() {
                     0 => Err(Error::NotFound { what: noun(table.kind), name: qualified(&table) }),
@@ -240,6 +248,95 @@ impl Catalog for SqliteCatalog {
             })
         })
         .await
+    }
+
+    async fn begin_write(&self, intent: WriteIntent) -> Result<()> {
+        self.write("begin a write", Names::Stay, move |connection| Box::pin(async move { commits::begin(connection, &intent).await })).await
+    }
+
+    async fn commit_write(&self, table: &TableMeta, write: Write) -> Result<Arc<TableMeta>> {
+        let table = table.clone();
+        self.write("commit a write", Names::Stay, move |connection| {
+            Box::pin(async move { commits::commit(connection, &table, write).await })
+        })
+        .await
+    }
+
+    async fn create_table_as(&self, table: NewTable, write: Write) -> Result<Arc<TableMeta>> {
+        self.write("create a table", Names::Change, move |connection| Box::pin(commits::commit_new(connection, table, write))).await
+    }
+
+    async fn abandon_write(&self, query_id: &str) -> Result<()> {
+        let action = "give up a write";
+        let query_id = query_id.to_owned();
+        self.write(action, Names::Stay, move |connection| {
+            Box::pin(async move {
+                let update = sqlx::query("UPDATE writes SET abandoned_ms = ?2 WHERE query_id = ?1 AND abandoned_ms IS NULL");
+                let update = update.bind(query_id).bind(Utc::now().timestamp_millis());
+                update.execute(connection).await.map_err(failed(action))?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn open_writes(&self) -> Result<Vec<WriteIntent>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("list writes"))?;
+        Ok(commits::intents(&mut connection, false).await?.into_iter().map(|(intent, _)| intent).collect())
+    }
+
+    async fn abandoned_writes(&self) -> Result<Vec<(WriteIntent, i64)>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("list writes"))?;
+        commits::intents(&mut connection, true).await
+    }
+
+    async fn forget_write(&self, query_id: &str) -> Result<()> {
+        let action = "forget a write";
+        let query_id = query_id.to_owned();
+        self.write(action, Names::Stay, move |connection| {
+            Box::pin(async move {
+                let delete = sqlx::query("DELETE FROM writes WHERE query_id = ?1 AND abandoned_ms IS NOT NULL").bind(query_id);
+                delete.execute(connection).await.map_err(failed(action))?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<Commit>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("read the history"))?;
+        commits::history(&mut connection, integer(limit as u64)).await
+    }
+
+    async fn as_of(&self, table: &TableMeta, moment: Moment) -> Result<Arc<TableMeta>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("look up a version"))?;
+        commits::as_of(&mut connection, table, moment).await
+    }
+
+    async fn expire(&self, table: Option<&TableMeta>, until_ms: i64, limit: usize, dry_run: bool) -> Result<Expired> {
+        let action = "forget old versions";
+        let (table_id, limit) = (table.map(|table| table.id), integer(limit as u64));
+        if dry_run {
+            // All of it happens, and then nothing has happened.
+            let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
+            let expired = garbage::expire(&mut transaction, table_id, until_ms, limit).await?;
+            transaction.rollback().await.map_err(failed(action))?;
+            return Ok(expired);
+        }
+        self.write(action, Names::Stay, move |connection| Box::pin(garbage::expire(connection, table_id, until_ms, limit))).await
+    }
+
+    async fn forget_garbage(&self, urls: &[String]) -> Result<()> {
+        let urls = urls.to_vec();
+        self.write("shorten the list of garbage", Names::Stay, move |connection| {
+            Box::pin(async move { garbage::forget(connection, &urls).await })
+        })
+        .await
+    }
+
+    async fn garbage_among(&self, urls: &[String]) -> Result<HashSet<String>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("read the list of garbage"))?;
+        garbage::among(&mut connection, urls).await
     }
 
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList> {
@@ -261,9 +358,11 @@ impl Catalog for SqliteCatalog {
         let totals = totals(&mut snapshot, table).await?;
         let (partitions, truncated) = partitions(&mut snapshot, table, predicate, residual, limit).await?;
         let ids = partitions.iter().map(|partition| partition.id).collect::<Vec<_>>();
-        let (files, analyzed) = match truncated {
-            true => Default::default(),
-            false => {
+        let (files, analyzed) = match (truncated, table.as_of) {
+            (true, _) => Default::default(),
+            // What ANALYZE found is of the newest files.
+            (false, Some(_)) => (contents::files(&mut snapshot, &self.decoded, table, &ids).await?, Vec::new()),
+            (false, None) => {
                 (contents::files(&mut snapshot, &self.decoded, table, &ids).await?, analyzed::sample(&mut snapshot, table, &ids).await?)
             }
         };
@@ -361,17 +460,23 @@ async fn check_database(connection: &mut SqliteConnection, name: &str) -> Result
     Err(Error::NotFound { what: "database", name: name.to_owned() })
 }
 
-async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut contents: Contents) -> Result<Arc<TableMeta>> {
+async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
     let action = "create a table";
+    if table.keys.len() > KEYS_MAX {
+        let (name, keys) = (&table.name, table.keys.len());
+        return Err(Error::Invalid(format!("table '{name}' has {keys} partition keys; at most {KEYS_MAX} are possible")));
+    }
     check_database(connection, &table.database).await?;
     let id = reserve_ids(connection, 1).await?;
     let insert = sqlx::query(
-        "INSERT INTO tables (id, database, name, kind, location, schema_ipc, keys_json, comment, properties_json, version, created_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10)",
+        "INSERT INTO tables (id, database, name, kind, location, schema_ipc, keys_json, comment, properties_json, version, created_ms,
+             storage_json)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11)",
     );
     let insert = insert.bind(id).bind(&table.database).bind(&table.name).bind(table.kind.name()).bind(&table.location);
     let insert = insert.bind(encode_schema(&table.schema)?).bind(to_json(&table.keys)?).bind(&table.comment);
-    let insert = insert.bind(to_json(&table.properties)?).bind(Utc::now().timestamp_millis());
+    let committed_ms = Utc::now().timestamp_millis();
+    let insert = insert.bind(to_json(&table.properties)?).bind(committed_ms).bind(to_json(&table.storage)?);
     let name = format!("{}.{}", table.database, table.name);
     insert.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
 
@@ -380,19 +485,15 @@ async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut co
     } else if table.keys.is_empty() && contents.add_partitions.is_empty() {
         contents.add_partitions.push(NewPartition { values: vec![], location: table.location.clone(), files: vec![] });
     }
-    contents::apply(connection, id, &table.keys, contents).await?;
-    let operation = if table.view.is_some() { "CREATE VIEW" } else { "CREATE TABLE" };
-    record_commit(connection, id, 1, operation).await?;
+    let target = Target { table_id: id, keys: &table.keys, version: 1, committed_ms, owns_files: table.kind == TableKind::Managed };
+    let changes = contents::apply(connection, &target, contents).await?;
+    commits::record(connection, id, 1, committed_ms, cause, changes).await?;
     reload_table(connection, id).await
 }
 
-async fn change_table(
-    connection: &mut SqliteConnection,
-    table: &TableMeta,
-    operation: &str,
-    change: TableChange,
-) -> Result<Arc<TableMeta>> {
+async fn change_table(connection: &mut SqliteConnection, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>> {
     let action = "change a table";
+    let version = table.version + 1;
     let raise = sqlx::query("UPDATE tables SET version = version + 1 WHERE id = ?1 AND version = ?2").bind(table.id).bind(table.version);
     if raise.execute(&mut *connection).await.map_err(failed(action))?.rows_affected() == 0 {
         return Err(match load_table(connection, table.id).await? {
@@ -400,6 +501,8 @@ async fn change_table(
             None => Error::NotFound { what: noun(table.kind), name: qualified(table) },
         });
     }
+    let committed_ms = commits::next_moment(connection, table.id).await?;
+    let mut changes = Changes::default();
     match change {
         TableChange::Rename { database, name } => {
             check_database(connection, &database).await?;
@@ -435,9 +538,13 @@ async fn change_table(
             put_schema(connection, table.id, &schema).await?;
             put_view(connection, table.id, &view).await?;
         }
-        TableChange::Contents(contents) => contents::apply(connection, table.id, &table.keys, contents).await?,
+        TableChange::Contents(contents) => {
+            let owns_files = table.kind == TableKind::Managed;
+            let target = Target { table_id: table.id, keys: &table.keys, version, committed_ms, owns_files };
+            changes = contents::apply(connection, &target, contents).await?;
+        }
     }
-    record_commit(connection, table.id, table.version + 1, operation).await?;
+    commits::record(connection, table.id, version, committed_ms, cause, changes).await?;
     reload_table(connection, table.id).await
 }
 
@@ -448,16 +555,9 @@ async fn put_schema(connection: &mut SqliteConnection, table_id: i64, schema: &S
 }
 
 async fn put_view(connection: &mut SqliteConnection, table_id: i64, view: &ViewDefinition) -> Result<()> {
-    let put = sqlx::query("INSERT OR REPLACE INTO views (table_id, query, default_database) VALUES (?1, ?2, ?3)");
-    let put = put.bind(table_id).bind(&view.sql).bind(&view.default_database);
+    let put = sqlx::query("INSERT OR REPLACE INTO views (table_id, query, default_database, dialect) VALUES (?1, ?2, ?3, ?4)");
+    let put = put.bind(table_id).bind(&view.sql).bind(&view.default_database).bind(view.dialect.to_string());
     put.execute(connection).await.map_err(failed("write a view"))?;
-    Ok(())
-}
-
-async fn record_commit(connection: &mut SqliteConnection, table_id: i64, version: i64, operation: &str) -> Result<()> {
-    let insert = sqlx::query("INSERT INTO commits (table_id, version, committed_ms, operation) VALUES (?1, ?2, ?3, ?4)");
-    let insert = insert.bind(table_id).bind(version).bind(Utc::now().timestamp_millis()).bind(operation);
-    insert.execute(connection).await.map_err(failed("record a commit"))?;
     Ok(())
 }
 
@@ -468,16 +568,21 @@ async fn reload_table(connection: &mut SqliteConnection, id: i64) -> Result<Arc<
 
 async fn load_table(connection: &mut SqliteConnection, id: i64) -> Result<Option<Arc<TableMeta>>> {
     let action = "read a table";
-    let query =
-        sqlx::query("SELECT t.*, v.query, v.default_database FROM tables AS t LEFT JOIN views AS v ON v.table_id = t.id WHERE t.id = ?1");
+    let query = sqlx::query(
+        "SELECT t.*, v.query, v.default_database, v.dialect FROM tables AS t LEFT JOIN views AS v ON v.table_id = t.id WHERE t.id = ?1",
+    );
     let Some(row) = query.bind(id).fetch_optional(connection).await.map_err(failed(action))? else {
         return Ok(None);
     };
     let text = |column: &str| row.try_get::<String, _>(column).map_err(failed(action));
     let optional_text = |column: &str| row.try_get::<Option<String>, _>(column).map_err(failed(action));
     let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed(action));
-    let view = match (optional_text("query")?, optional_text("default_database")?) {
-        (Some(sql), Some(default_database)) => Some(ViewDefinition { sql, default_database }),
+    let view = match (optional_text("query")?, optional_text("default_database")?, optional_text("dialect")?) {
+        (Some(sql), Some(default_database), Some(dialect)) => {
+            let dialect =
+                dialect.parse().map_err(|_| Error::Internal(format!("the catalog holds a view of unknown dialect '{dialect}'")))?;
+            Some(ViewDefinition { sql, default_database, dialect })
+        }
         _ => None,
     };
     Ok(Some(Arc::new(TableMeta {
@@ -490,14 +595,19 @@ async fn load_table(connection: &mut SqliteConnection, id: i64) -> Result<Option
         keys: from_json(&text("keys_json")?)?,
         comment: optional_text("comment")?,
         properties: from_json(&text("properties_json")?)?,
+        storage: from_json(&text("storage_json")?)?,
         view,
         version: number("version")?,
         created_ms: number("created_ms")?,
+        as_of: None,
     })))
 }
 
 async fn totals(connection: &mut SqliteConnection, table: &TableMeta) -> Result<Totals> {
     let action = "read the size of a table";
+    if let Some(version) = table.as_of {
+        return commits::totals_as_of(connection, table, version).await;
+    }
     let sums = sqlx::query("SELECT partition_count, file_count, byte_count, row_count, uncounted_files FROM tables WHERE id = ?1");
     let row = sums.bind(table.id).fetch_optional(connection).await.map_err(failed(action))?;
     let row = row.ok_or_else(|| Error::NotFound { what: "table", name: qualified(table) })?;
@@ -552,11 +662,29 @@ async fn partitions(
 /// The one query that lists partitions, and whether it says all that the predicate says.
 fn partitions_query(table: &TableMeta, predicate: &KeyPredicate) -> Result<(QueryBuilder<Sqlite>, bool)> {
     let columns: String = (0..table.keys.len()).map(|position| format!(", k{position}")).collect();
-    let mut query = QueryBuilder::new("SELECT id, name, location, file_count, byte_count, row_count, uncounted_files");
-    query.push(&columns).push(" FROM partitions WHERE table_id = ").push_bind(table.id);
-    let complete = filter::push_condition(&mut query, &table.keys, predicate)?;
-    // The index on the keys begins with `table_id`; with it in front, the order of that index is the order asked for.
-    query.push(" ORDER BY table_id").push(columns);
+    let Some(version) = table.as_of else {
+        let mut query = QueryBuilder::new("SELECT id, name, location, file_count, byte_count, row_count, uncounted_files");
+        query.push(&columns).push(" FROM partitions WHERE removed = 0 AND table_id = ").push_bind(table.id);
+        let complete = filter::push_condition(&mut query, &table.keys, predicate)?;
+        // The index on the keys begins with `table_id`; with it in front, the order of that index is the order asked for.
+        query.push(" ORDER BY table_id").push(columns);
+        return Ok((query, complete));
+    };
+    // Those that still are there are found by their keys, those that went since by when they went. The counters tell of now.
+    let mut query = QueryBuilder::new("WITH past AS (");
+    let mut complete = true;
+    for (branch, gone) in [("", "removed = 0"), (" UNION ALL ", "removed > ")] {
+        query.push(branch).push("SELECT * FROM partitions WHERE ").push(gone);
+        if !branch.is_empty() {
+            query.push_bind(version);
+        }
+        query.push(" AND added <= ").push_bind(version).push(" AND table_id = ").push_bind(table.id);
+        complete &= filter::push_condition(&mut query, &table.keys, predicate)?;
+    }
+    query.push(") SELECT p.id, p.name, p.location, count(f.url), coalesce(sum(f.size), 0), coalesce(sum(f.row_count), 0),");
+    query.push(" count(f.url) - count(f.row_count)").push(&columns);
+    query.push(" FROM past AS p LEFT JOIN files AS f ON f.partition_id = p.id AND f.added <= ").push_bind(version);
+    query.push(" AND (f.removed = 0 OR f.removed > ").push_bind(version).push(") GROUP BY p.id ORDER BY p.table_id").push(columns);
     Ok((query, complete))
 }
 

@@ -1,11 +1,12 @@
 //! A position in the tokens of a statement, with the small questions that a grammar asks.
 
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, SetExpr};
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use windlass_engine::Dialect;
 use windlass_proto::Kind;
 
+use super::versions::rewrite_versions;
 use super::{ParseError, QUERY_DEPTH_MAX};
 
 /// Tokens that the longest scalar type has, `timestamp(6) without time zone` or `decimal(38, 10) unsigned`, and some more.
@@ -14,21 +15,27 @@ const SCALAR_TYPE_TOKENS_MAX: usize = 12;
 /// Tokens of one statement, without white space and comments.
 pub(super) struct Cursor<'a> {
     sql: &'a str,
+    dialect: Dialect,
     tokens: Vec<TokenWithSpan>,
     index: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// Cuts a text into tokens.
-    pub(super) fn new(sql: &'a str) -> Result<Self, ParseError> {
-        let tokens = Tokenizer::new(&GenericDialect, sql).tokenize_with_location().map_err(|error| ParseError {
+    pub(super) fn new(sql: &'a str, dialect: Dialect) -> Result<Self, ParseError> {
+        let tokens = Tokenizer::new(dialect.grammar(), sql).tokenize_with_location().map_err(|error| ParseError {
             kind: Kind::Invalid,
             message: lower_first(&error.message),
             line: error.location.line,
             column: error.location.column,
         })?;
         let tokens = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF)).collect();
-        Ok(Self { sql, tokens, index: 0 })
+        Ok(Self { sql, dialect, tokens, index: 0 })
+    }
+
+    /// In whose SQL the text is written.
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The token `n` places ahead.
@@ -149,7 +156,7 @@ impl<'a> Cursor<'a> {
             return Err(self.expected("a type"));
         }
         let end = self.tokens.len().min(self.index + SCALAR_TYPE_TOKENS_MAX);
-        let mut parser = Parser::new(&GenericDialect).with_tokens_with_locations(self.tokens[self.index..end].to_vec());
+        let mut parser = Parser::new(self.dialect.grammar()).with_tokens_with_locations(self.tokens[self.index..end].to_vec());
         let sql_type = parser.parse_data_type().map_err(|error| self.parser_error(&error))?;
         self.index += parser.index();
         Ok(sql_type)
@@ -159,8 +166,11 @@ impl<'a> Cursor<'a> {
     pub(super) fn query(&mut self) -> Result<String, ParseError> {
         let first = self.index;
         let start = self.position();
-        let mut parser =
-            Parser::new(&GenericDialect).with_recursion_limit(QUERY_DEPTH_MAX).with_tokens_with_locations(self.tokens[first..].to_vec());
+        let parser = Parser::new(self.dialect.grammar()).with_recursion_limit(QUERY_DEPTH_MAX);
+        let mut tokens = self.tokens.split_off(first);
+        rewrite_versions(&mut tokens, self.dialect);
+        self.tokens.append(&mut tokens.clone());
+        let mut parser = parser.with_tokens_with_locations(tokens);
         let query = parser.parse_query().map_err(|error| self.parser_error(&error))?;
         if matches!(*query.body, SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_)) {
             return Err(self.invalid_at(start, "a view is a query, not a change of data".to_owned()));

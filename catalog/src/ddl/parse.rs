@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::tokenizer::Token;
+use windlass_engine::Dialect;
+use windlass_engine::formats::Storage;
 
 use super::ParseError;
 use super::cursor::Cursor;
@@ -11,6 +13,7 @@ use super::statement::{
     Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
     DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
 };
+use super::storage::StorageClauses;
 use super::types::type_name;
 use crate::catalog::KeyType;
 use crate::predicate::Comparison;
@@ -19,18 +22,18 @@ type Result<T> = std::result::Result<T, ParseError>;
 
 /// Reads a statement that shows or changes names; `None` if it is another kind of statement.
 ///
-/// Errors: `Invalid` with the place of the mistake; `Unsupported` for writes, formats other than Parquet and clauses that would
+/// Errors: `Invalid` with the place of the mistake; `Unsupported` for writes, formats that are not known and clauses that would
 /// change what a table means.
-pub fn parse(sql: &str) -> Result<Option<DdlStatement>> {
-    let mut cursor = Cursor::new(sql)?;
+pub fn parse(sql: &str, dialect: Dialect) -> Result<Option<DdlStatement>> {
+    let mut cursor = Cursor::new(sql, dialect)?;
     let Some(statement) = statement(&mut cursor)? else { return Ok(None) };
     cursor.finish()?;
     Ok(Some(statement))
 }
 
 fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
-    if c.is_any(&["INSERT", "UPDATE", "DELETE", "MERGE INTO", "TRUNCATE", "LOAD DATA", "COPY"]) {
-        return Err(writes(c));
+    if c.is("LOAD DATA") {
+        return Err(c.unsupported("LOAD DATA is not supported: make an external table of the files, and INSERT from it"));
     }
     let statement = if c.eat("USE") {
         let _ = c.eat_before_name("DATABASE") || c.eat_before_name("SCHEMA");
@@ -54,6 +57,11 @@ fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         comment_on(c)?
     } else if c.is("ALTER") {
         return Err(c.unsupported("only ALTER TABLE and ALTER VIEW are supported"));
+    } else if c.eat("TRUNCATE") {
+        c.eat_before_name("TABLE");
+        let table = table_name(c)?;
+        let conditions = if c.eat("PARTITION") { c.list(condition)? } else { Vec::new() };
+        DdlStatement::Truncate { table, conditions }
     } else if c.eat("ANALYZE") {
         DdlStatement::Analyze(analyze(c)?)
     } else if c.eat("MSCK") {
@@ -73,12 +81,6 @@ fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         return Ok(None);
     };
     Ok(Some(statement))
-}
-
-fn writes(c: &Cursor<'_>) -> ParseError {
-    c.unsupported(
-        "writes are not available in this version: write Parquet files with another engine and register them with CREATE EXTERNAL TABLE",
-    )
 }
 
 fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
@@ -156,8 +158,18 @@ fn describe(c: &mut Cursor<'_>) -> Result<DdlStatement> {
 
 fn create(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     let or_replace = c.eat("OR REPLACE");
+    if c.is_any(&["GLOBAL TEMPORARY", "GLOBAL TEMP"]) {
+        return Err(
+            c.unsupported("views for all sessions are not temporary here: use CREATE VIEW, or CREATE TEMPORARY VIEW for this session")
+        );
+    }
+    let temporary = c.is_any(&["TEMPORARY VIEW", "TEMP VIEW", "LOCAL TEMPORARY VIEW", "LOCAL TEMP VIEW"]);
+    if temporary {
+        c.eat("LOCAL");
+        c.eat_any(&["TEMPORARY", "TEMP"]);
+    }
     if c.eat("VIEW") {
-        return create_view(c, or_replace).map(DdlStatement::CreateView);
+        return create_view(c, or_replace, temporary).map(DdlStatement::CreateView);
     }
     let external = c.eat("EXTERNAL");
     if c.is("TABLE") {
@@ -190,9 +202,12 @@ fn create_database(c: &mut Cursor<'_>) -> Result<CreateDatabase> {
     }
 }
 
-fn create_view(c: &mut Cursor<'_>, or_replace: bool) -> Result<CreateView> {
+fn create_view(c: &mut Cursor<'_>, or_replace: bool, temporary: bool) -> Result<CreateView> {
     let if_not_exists = c.eat("IF NOT EXISTS");
     let view = table_name(c)?;
+    if temporary && view.database.is_some() {
+        return Err(c.invalid("a temporary view belongs to its session, not to a database: leave the database out".to_owned()));
+    }
     let mut columns = Vec::new();
     if matches!(c.nth(0), Token::LParen) {
         columns = c.list(|c| Ok(ViewColumn { name: c.identifier("a column name")?, comment: c.comment_clause()? }))?;
@@ -204,8 +219,9 @@ fn create_view(c: &mut Cursor<'_>, or_replace: bool) -> Result<CreateView> {
         } else if c.eat("TBLPROPERTIES") {
             all_properties.extend(properties(c)?);
         } else if c.eat("AS") {
-            let query = c.query()?;
-            return Ok(CreateView { view, or_replace, if_not_exists, columns, comment, properties: all_properties, query });
+            let (dialect, query) = (c.dialect(), c.query()?);
+            let properties = all_properties;
+            return Ok(CreateView { view, temporary, or_replace, if_not_exists, columns, comment, properties, query, dialect });
         } else {
             return Err(c.expected("AS and a query"));
         }
@@ -230,6 +246,8 @@ fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
         comment: None,
         location: None,
         properties: BTreeMap::new(),
+        storage: Storage::default(),
+        query: None,
     };
     if c.is("LIKE") {
         return Err(c.unsupported("CREATE TABLE ... LIKE is not supported: use the output of SHOW CREATE TABLE"));
@@ -239,49 +257,56 @@ fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
     }
     let mut keys = None;
     let mut keys_at = c.position();
+    let (mut storage, mut options) = (StorageClauses::default(), BTreeMap::new());
     loop {
+        if storage.take(c)? {
+            continue;
+        }
         if c.is("COMMENT") {
             table.comment = c.comment_clause()?;
         } else if c.eat("PARTITIONED BY") {
             keys_at = c.position();
             keys = Some(c.list(key_clause)?);
-        } else if c.eat("ROW FORMAT SERDE") {
-            parquet_class(c)?;
-            if c.eat("WITH SERDEPROPERTIES") {
-                properties(c)?;
-            }
-        } else if c.is("ROW FORMAT") {
-            return Err(other_format(c, "TEXTFILE"));
-        } else if c.eat("STORED AS INPUTFORMAT") {
-            parquet_class(c)?;
-            c.expect("OUTPUTFORMAT")?;
-            parquet_class(c)?;
-        } else if c.eat_any(&["STORED AS", "USING"]) {
-            if !c.eat("PARQUET") {
-                let name = c.nth(0).to_string();
-                return Err(if name == Token::EOF.to_string() { c.expected("PARQUET") } else { other_format(c, name.trim_matches('\'')) });
-            }
         } else if c.eat("LOCATION") {
             table.location = Some(c.string("a location in quotes")?);
         } else if c.eat("TBLPROPERTIES") {
             table.properties.extend(properties(c)?);
         } else if c.eat("OPTIONS") {
-            let mut options = properties(c)?;
+            options.extend(properties(c)?);
             // Spark's spelling of LOCATION.
             if let Some(path) = options.remove("path") {
                 table.location = Some(path);
             }
-            table.properties.extend(options);
         } else if c.eat("AS") || c.is_any(&["SELECT", "WITH RECURSIVE"]) {
-            return Err(writes(c));
+            table.query = Some(c.query()?);
+            break;
         } else if c.is_any(&["CLUSTERED", "SORTED", "SKEWED", "WITH ORDER", "STORED BY", "DISTRIBUTE"]) {
             return Err(c.unsupported(format!("{} is not supported in CREATE TABLE", c.nth(0))));
-        } else if c.is("WITH") {
-            return Err(c.unsupported("WITH (...) is not supported in CREATE TABLE: use PARTITIONED BY, LOCATION and TBLPROPERTIES"));
+        } else if c.eat("WITH") {
+            keys_at = c.position();
+            for (name, value) in c.list(presto_property)? {
+                match (name.as_str(), value) {
+                    ("partitioned_by" | "partitioning", PrestoValue::Texts(names)) => {
+                        keys = Some(names.into_iter().map(|name| KeyClause::Named(name.to_lowercase())).collect());
+                    }
+                    ("external_location" | "location", PrestoValue::Text(text)) => table.location = Some(text),
+                    ("format", PrestoValue::Text(format)) if format.eq_ignore_ascii_case("parquet") => {}
+                    ("parquet_compression" | "write_compression", PrestoValue::Text(name)) => {
+                        table.properties.insert("parquet.compression".to_owned(), name);
+                    }
+                    (name, _) => {
+                        return Err(c.unsupported(format!(
+                            "WITH ({name} = ...) is not supported in CREATE TABLE: there are partitioned_by = ARRAY['a', ...], external_location, \
+                             parquet_compression and format = 'PARQUET'; other formats are said with STORED AS"
+                        )));
+                    }
+                }
+            }
         } else {
             break;
         }
     }
+    table.storage = storage.finish(c, options, &mut table.properties)?;
     if let Some(keys) = keys {
         let by_name = keys.iter().all(|key| matches!(key, KeyClause::Named(_)));
         let at = |message: String| c.invalid_at(keys_at, message);
@@ -294,6 +319,31 @@ fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
         return Err(c.invalid_at(keys_at, format!("column '{twice}' is declared twice")));
     }
     Ok(table)
+}
+
+/// What Presto's and Trino's `WITH (...)` says.
+enum PrestoValue {
+    Text(String),
+    Texts(Vec<String>),
+}
+
+/// `name = 'value'`, or `name = ARRAY['a', 'b']`
+fn presto_property(c: &mut Cursor<'_>) -> Result<(String, PrestoValue)> {
+    let name = c.identifier("a property name")?;
+    c.expect_token(&Token::Eq)?;
+    if !c.eat("ARRAY") {
+        return Ok((name, PrestoValue::Text(value(c)?.unwrap_or_default())));
+    }
+    c.expect_token(&Token::LBracket)?;
+    let mut texts = Vec::new();
+    while !c.eat_token(&Token::RBracket) {
+        texts.push(c.string("a text in quotes")?);
+        if !c.eat_token(&Token::Comma) {
+            c.expect_token(&Token::RBracket)?;
+            break;
+        }
+    }
+    Ok((name, PrestoValue::Texts(texts)))
 }
 
 /// Gives keys their types: the declared ones, or those of the columns they name, which then leave the columns.
@@ -318,7 +368,7 @@ fn resolve_keys(keys: Vec<KeyClause>, mut columns: Option<&mut Vec<Column>>) -> 
 }
 
 /// The type a partition key has if it is declared with this one.
-pub(super) fn key_type(data_type: &DataType) -> Option<KeyType> {
+pub fn key_type(data_type: &DataType) -> Option<KeyType> {
     Some(match data_type {
         DataType::Utf8 => KeyType::String,
         DataType::Int8 | DataType::Int16 | DataType::Int32 => KeyType::Int,
@@ -357,23 +407,8 @@ fn column(c: &mut Cursor<'_>) -> Result<Column> {
     }
 }
 
-/// The class name of a Parquet serde or format.
-fn parquet_class(c: &mut Cursor<'_>) -> Result<()> {
-    let at = c.position();
-    let class = c.string("a class name in quotes")?;
-    if class.to_lowercase().contains("parquet") {
-        return Ok(());
-    }
-    let error = other_format(c, &class);
-    Err(ParseError { line: at.line, column: at.column, ..error })
-}
-
-fn other_format(c: &Cursor<'_>, format: &str) -> ParseError {
-    c.unsupported(format!("format '{format}' is not supported: only PARQUET is"))
-}
-
 /// `('a' = 'b', c.d = 1, ...)`
-fn properties(c: &mut Cursor<'_>) -> Result<BTreeMap<String, String>> {
+pub(super) fn properties(c: &mut Cursor<'_>) -> Result<BTreeMap<String, String>> {
     let pair = |c: &mut Cursor<'_>| {
         let name = property_name(c)?;
         c.eat_token(&Token::Eq);
@@ -521,7 +556,7 @@ fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
         if !c.eat("AS") {
             return Err(c.expected("AS, RENAME TO, SET TBLPROPERTIES or UNSET TBLPROPERTIES"));
         }
-        Alteration::Query(c.query()?)
+        Alteration::Query { query: c.query()?, dialect: c.dialect() }
     } else {
         alter_table(c)?
     };
@@ -648,7 +683,7 @@ fn database_name(c: &mut Cursor<'_>) -> Result<DatabaseName> {
     Ok(DatabaseName { catalog: None, name: first })
 }
 
-fn table_name(c: &mut Cursor<'_>) -> Result<TableName> {
+pub(super) fn table_name(c: &mut Cursor<'_>) -> Result<TableName> {
     let mut parts = vec![c.identifier("a table name")?];
     while parts.len() < 3 && c.eat_token(&Token::Period) {
         parts.push(c.identifier("a table name")?);

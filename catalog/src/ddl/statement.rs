@@ -6,7 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use windlass_engine::Dialect;
+use windlass_engine::formats::Storage;
 
+use super::storage::serde_class;
 use super::types::type_name;
 use crate::catalog::{CATALOG, KeyType, TableKind, TableMeta};
 use crate::predicate::Comparison;
@@ -115,6 +118,33 @@ pub enum DdlStatement {
     },
     /// `ANALYZE TABLE`, `ANALYZE`
     Analyze(Analyze),
+    /// `TRUNCATE TABLE`
+    Truncate {
+        /// The table.
+        table: TableName,
+        /// Which partitions: all must hold.
+        conditions: Vec<Condition>,
+    },
+}
+
+/// `CALL system.vacuum(table => 'db.t', older_than => INTERVAL '1' DAY, dry_run => true)`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vacuum {
+    /// The table; all if absent.
+    pub table: Option<TableName>,
+    /// What nobody has needed since then goes; by default the server says.
+    pub older_than: Option<Age>,
+    /// Whether it only says what would go.
+    pub dry_run: bool,
+}
+
+/// A time in the past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Age {
+    /// So many milliseconds ago.
+    Ago(i64),
+    /// Milliseconds since 1970.
+    At(i64),
 }
 
 /// `ANALYZE TABLE`
@@ -190,7 +220,12 @@ pub enum Alteration {
     /// `SET LOCATION`
     SetLocation(String),
     /// `ALTER VIEW ... AS`
-    Query(String),
+    Query {
+        /// The query as written.
+        query: String,
+        /// In whose SQL.
+        dialect: Dialect,
+    },
 }
 
 /// What becomes of a column. What is `None` stays.
@@ -302,6 +337,10 @@ pub struct CreateTable {
     pub location: Option<String>,
     /// `TBLPROPERTIES` and `OPTIONS`.
     pub properties: BTreeMap<String, String>,
+    /// `STORED AS` and `ROW FORMAT`.
+    pub storage: Storage,
+    /// The query whose rows it gets, as written.
+    pub query: Option<String>,
 }
 
 impl CreateTable {
@@ -319,6 +358,8 @@ impl CreateTable {
             comment: table.comment.clone(),
             location: (table.kind == TableKind::External).then(|| table.location.clone()),
             properties: table.properties.clone(),
+            storage: table.storage.clone(),
+            query: None,
         }
     }
 }
@@ -328,6 +369,8 @@ impl CreateTable {
 pub struct CreateView {
     /// Its name.
     pub view: TableName,
+    /// Whether it lives as long as its session.
+    pub temporary: bool,
     /// Whether a view of that name is replaced.
     pub or_replace: bool,
     /// Whether its presence is fine.
@@ -340,6 +383,8 @@ pub struct CreateView {
     pub properties: BTreeMap<String, String>,
     /// The query as written.
     pub query: String,
+    /// In whose SQL.
+    pub dialect: Dialect,
 }
 
 /// A column of a view, as declared.
@@ -359,12 +404,14 @@ impl CreateView {
         let columns: Vec<_> = columns.map(|Column { name, comment, .. }| ViewColumn { name, comment }).collect();
         Some(Self {
             view: TableName::of(table),
+            temporary: false,
             or_replace: false,
             if_not_exists: false,
             columns: if columns.iter().any(|column| column.comment.is_some()) { columns } else { Vec::new() },
             comment: table.comment.clone(),
             properties: table.properties.clone(),
             query: view.sql.clone(),
+            dialect: view.dialect,
         })
     }
 }
@@ -525,7 +572,11 @@ impl fmt::Display for CreateTable {
             };
             write_lines(f, keys.iter().map(key))?;
         }
-        f.write_str("\nSTORED AS PARQUET")?;
+        if !self.storage.serde.is_empty() {
+            write!(f, "\nROW FORMAT SERDE {}\nWITH SERDEPROPERTIES ", literal(serde_class(self.storage.format)))?;
+            write_lines(f, self.storage.serde.iter().map(|(name, value)| format!("{} = {}", literal(name), literal(value))))?;
+        }
+        write!(f, "\nSTORED AS {}", self.storage.format)?;
         if let Some(location) = &self.location {
             write!(f, "\nLOCATION {}", literal(location))?;
         }
@@ -535,17 +586,34 @@ impl fmt::Display for CreateTable {
 
 impl fmt::Display for CreateView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Read in another dialect, the query would mean something else.
+        if self.dialect != Dialect::default() {
+            writeln!(f, "/* windlass.dialect = {} */", self.dialect)?;
+        }
         let replace = if self.or_replace { "OR REPLACE " } else { "" };
+        let temporary = if self.temporary { "TEMPORARY " } else { "" };
         let unless = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
-        write!(f, "CREATE {replace}VIEW {unless}{}", quoted_table(&self.view))?;
+        let quoted = |name: &String| self.dialect.quoted(name);
+        let name = self.view.catalog.iter().chain(&self.view.database).chain([&self.view.name]).map(quoted).collect::<Vec<_>>().join(".");
+        write!(f, "CREATE {replace}{temporary}VIEW {unless}{name}")?;
+        let literal = |text: &str| self.dialect.literal(text);
         if !self.columns.is_empty() {
             f.write_str(" ")?;
-            write_lines(f, self.columns.iter().map(|c| format!("{}{}", quoted(&c.name), comment_clause(c.comment.as_ref()))))?;
+            write_lines(
+                f,
+                self.columns.iter().map(|c| {
+                    let comment = c.comment.as_ref().map_or_else(String::new, |comment| format!(" COMMENT {}", literal(comment)));
+                    format!("{}{comment}", quoted(&c.name))
+                }),
+            )?;
         }
         if let Some(comment) = &self.comment {
             write!(f, "\nCOMMENT {}", literal(comment))?;
         }
-        write_properties(f, &self.properties)?;
+        if !self.properties.is_empty() {
+            f.write_str("\nTBLPROPERTIES ")?;
+            write_lines(f, self.properties.iter().map(|(name, value)| format!("{} = {}", literal(name), literal(value))))?;
+        }
         write!(f, "\nAS {}", self.query)
     }
 }

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
+use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 use proptest::prelude::*;
+use windlass_engine::Dialect;
+use windlass_engine::formats::{FileFormat, Storage};
 use windlass_proto::Kind;
 
 use super::types::type_name;
@@ -10,7 +13,7 @@ use crate::catalog::KeyType;
 use crate::predicate::Comparison;
 
 fn ours(sql: &str) -> DdlStatement {
-    match parse(sql) {
+    match parse(sql, Dialect::Generic) {
         Ok(Some(statement)) => statement,
         other => panic!("{sql}: {other:?}"),
     }
@@ -24,7 +27,7 @@ fn table(sql: &str) -> CreateTable {
 }
 
 fn error(sql: &str) -> ParseError {
-    parse(sql).expect_err(sql)
+    parse(sql, Dialect::Generic).expect_err(sql)
 }
 
 fn name(text: &str) -> TableName {
@@ -48,7 +51,7 @@ fn other_statements_are_left_to_others() {
         "DESCRIBE SELECT 1",
         "PREPARE p AS SELECT 1",
     ] {
-        assert_eq!(parse(sql), Ok(None), "{sql}");
+        assert_eq!(parse(sql, Dialect::Generic), Ok(None), "{sql}");
     }
 }
 
@@ -129,6 +132,43 @@ fn hive_table_with_clauses_in_any_order() {
 }
 
 #[test]
+fn formats_in_every_spelling() {
+    let storage = |clauses: &str| table(&format!("CREATE EXTERNAL TABLE t (a INT) {clauses} LOCATION '/x'"));
+    let of = |clauses: &str| storage(clauses).storage;
+    let made = |format, serde: &[(&str, &str)]| Storage {
+        format,
+        serde: serde.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+    };
+    assert_eq!(of(""), made(FileFormat::Parquet, &[]));
+    let delimited = "ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' ESCAPED BY '\\' COLLECTION ITEMS TERMINATED BY ';' LINES TERMINATED BY '\\n' \
+                     NULL DEFINED AS '\\N'";
+    let words = [("field.delim", ","), ("escape.delim", "\\"), ("line.delim", "\\n"), ("serialization.null.format", "\\N")];
+    for clauses in [delimited.to_owned(), format!("STORED AS TEXTFILE {delimited}")] {
+        assert_eq!(of(&clauses), made(FileFormat::Text, &words));
+    }
+    let open = "ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde' WITH SERDEPROPERTIES ('separatorChar' = '|')";
+    assert_eq!(of(&format!("{open} STORED AS TEXTFILE")), made(FileFormat::Csv, &[("escapeChar", "\\"), ("separatorChar", "|")]));
+    assert_eq!(of(&format!("{open} STORED AS CSV")), made(FileFormat::Csv, &[("separatorChar", "|")]));
+    assert_eq!(of("STORED AS TSV"), made(FileFormat::Csv, &[("separatorChar", "\\t")]));
+    let input = "ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe' STORED AS INPUTFORMAT 'org.apache.hadoop.mapred.TextInputFormat' \
+                 OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat'";
+    assert_eq!(of(input), made(FileFormat::Json, &[]));
+    let spark = storage("USING csv OPTIONS (header 'true', sep ';', mode 'PERMISSIVE', other 'x')");
+    assert_eq!(spark.storage, made(FileFormat::Csv, &[("separatorChar", ";")]));
+    assert_eq!(
+        spark.properties.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["other", "skip.header.line.count", "windlass.bad_records"]
+    );
+    for (clauses, message) in [
+        ("ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' STORED AS AVRO", "no delimiters"),
+        ("ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde' STORED AS AVRO", "CSV files, not for AVRO"),
+    ] {
+        let error = error(&format!("CREATE TABLE t (a INT) {clauses}"));
+        assert!(error.message.contains(message), "{clauses}: {error}");
+    }
+}
+
+#[test]
 fn keys_by_name_come_from_columns_or_directories() {
     let spark = table("CREATE TABLE t (a INT, dt DATE, b STRING) USING parquet OPTIONS (path '/x', k 'v') PARTITIONED BY (dt)");
     assert_eq!(spark.columns.as_ref().map(Vec::len), Some(2));
@@ -191,12 +231,10 @@ fn types_in_every_spelling() {
 #[test]
 fn what_is_not_done_says_so_and_where() {
     let cases = [
-        ("INSERT INTO t VALUES (1)", "writes are not available"),
-        ("CREATE TABLE t STORED AS PARQUET AS SELECT 1", "writes are not available"),
+        ("LOAD DATA INPATH 'x' INTO TABLE t", "LOAD DATA"),
         ("CREATE TABLE t (a int) STORED AS ORC", "'ORC' is not supported: only PARQUET"),
-        ("CREATE TABLE t (a int) USING csv", "'csv' is not supported: only PARQUET"),
-        ("CREATE TABLE t (a int) ROW FORMAT DELIMITED FIELDS TERMINATED BY ','", "'TEXTFILE'"),
-        ("CREATE TABLE t (a int) ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde'", "OpenCSVSerde"),
+        ("CREATE TABLE t (a int) USING orc", "'orc' is not supported: only PARQUET"),
+        ("CREATE TABLE t (a int) ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.orc.OrcSerde'", "OrcSerde"),
         ("CREATE TABLE t (a int) CLUSTERED BY (a) INTO 4 BUCKETS", "CLUSTERED"),
         ("CREATE FUNCTION f AS 'x'", "CREATE FUNCTION"),
         ("ALTER TABLE t DROP COLUMN a", "DROP COLUMN"),
@@ -262,7 +300,10 @@ fn alterations() {
     let renamed = Alteration::RenamePartition { from: day("1"), to: day("2") };
     assert_eq!(alteration("ALTER TABLE t PARTITION (dt=1) RENAME TO PARTITION (dt=2)"), renamed);
     assert_eq!(alteration("ALTER TABLE t RENAME TO d.u"), Alteration::Rename(name("d.u")));
-    assert_eq!(alteration("ALTER VIEW v AS SELECT 1 -- one\n;"), Alteration::Query("SELECT 1".to_owned()));
+    assert_eq!(
+        alteration("ALTER VIEW v AS SELECT 1 -- one\n;"),
+        Alteration::Query { query: "SELECT 1".to_owned(), dialect: Dialect::Generic }
+    );
     let column = Column { name: "c".to_owned(), data_type: DataType::Int32, comment: None };
     assert_eq!(alteration("ALTER TABLE t ADD COLUMNS (C int)"), Alteration::AddColumns(vec![column]));
     for (sql, mode) in [
@@ -310,6 +351,59 @@ fn analyses() {
 }
 
 #[test]
+fn calls_name_their_arguments_or_do_not() {
+    let call = |arguments: &str| parse_call(&format!("CALL system.vacuum({arguments});"), Dialect::Generic).map(Option::unwrap);
+    let all = Vacuum { table: Some(name("d.t")), older_than: Some(Age::Ago(36 * 3_600_000)), dry_run: true };
+    for arguments in [
+        "table => 'd.t', older_than => INTERVAL '36' HOUR, dry_run => TRUE",
+        "DRY_RUN => true, older_than => interval '36 hours', table => 'D.t'",
+        "'d.`t`', INTERVAL 36 HOURS, true",
+    ] {
+        assert_eq!(call(arguments), Ok(all.clone()), "{arguments}");
+    }
+    assert_eq!(call(""), Ok(Vacuum { table: None, older_than: None, dry_run: false }));
+    let since = Some(Age::At(86_400_500));
+    assert_eq!(call("older_than => TIMESTAMP '1970-01-02 00:00:00.5'").unwrap().older_than, since);
+    for (arguments, text) in [
+        ("older_than => INTERVAL '1' MONTH", "seconds, minutes, hours, days or weeks"),
+        ("older_than => INTERVAL '-1' DAY", "seconds, minutes, hours, days or weeks"),
+        ("older_than => 'yesterday'", "'yesterday' is no time"),
+        ("table => 'a b'", "'a b' is no name of a table"),
+        ("dry_run => 1", "expected TRUE or FALSE"),
+        ("'t', table => 'u'", "'table' is given twice"),
+        ("retain => 1", "system.vacuum takes table, older_than, dry_run"),
+    ] {
+        let error = call(arguments).unwrap_err();
+        assert!(error.message.contains(text), "{arguments}: {error}");
+    }
+    assert!(parse_call("CALL system.fly()", Dialect::Generic).unwrap_err().message.contains("no procedure 'system.fly'"));
+    assert_eq!(parse_call("SELECT 1", Dialect::Generic), Ok(None));
+}
+
+#[test]
+fn versions_become_arguments_behind_names_only() {
+    for (sql, expected) in [
+        ("SELECT a FROM t FOR VERSION AS OF 3", "SELECT a FROM t(version_as_of => 3)"),
+        (
+            "SELECT a FROM `x y` version as of 3 b JOIN u FOR SYSTEM_TIME AS OF now() - 1",
+            "SELECT a FROM `x y`(version_as_of => 3) b JOIN u(timestamp_as_of => now() - 1)",
+        ),
+        ("SELECT 1 FROM t FOR TIMESTAMP AS OF '2024' WHERE a", "SELECT 1 FROM t(timestamp_as_of => '2024') WHERE a"),
+        ("SELECT version AS of FROM t", "SELECT version AS of FROM t"),
+        ("SELECT a, timestamp AS of, b FROM t", "SELECT a, timestamp AS of, b FROM t"),
+        ("SELECT t.version AS of FROM t", "SELECT t.version AS of FROM t"),
+    ] {
+        let read = |sql: &str| Tokenizer::new(Dialect::Generic.grammar(), sql).tokenize_with_location().unwrap();
+        let words = |tokens: &[TokenWithSpan]| {
+            tokens.iter().map(|token| token.token.to_string()).filter(|token| !token.trim().is_empty()).collect::<Vec<_>>()
+        };
+        let mut tokens = read(sql);
+        rewrite_versions(&mut tokens, Dialect::Generic);
+        assert_eq!(words(&tokens), words(&read(expected)), "{sql}");
+    }
+}
+
+#[test]
 fn a_view_keeps_its_query_as_written() {
     let DdlStatement::CreateView(view) =
         ours("CREATE OR REPLACE VIEW d.v (a, B COMMENT 'é') COMMENT 'x' AS\n  SELECT 'ü', 2 >> 1 -- inner\n  FROM t;\n")
@@ -319,7 +413,7 @@ fn a_view_keeps_its_query_as_written() {
     assert_eq!(view.query, "SELECT 'ü', 2 >> 1 -- inner\n  FROM t");
     assert_eq!(view.columns[1], ViewColumn { name: "b".to_owned(), comment: Some("é".to_owned()) });
     assert_eq!(ours(&view.to_string()), DdlStatement::CreateView(view));
-    assert!(parse(&format!("CREATE VIEW v AS SELECT {}1{}", "(".repeat(60), ")".repeat(60))).is_ok());
+    assert!(parse(&format!("CREATE VIEW v AS SELECT {}1{}", "(".repeat(60), ")".repeat(60)), Dialect::Generic).is_ok());
     assert!(error(&format!("CREATE VIEW v AS SELECT {}1{}", "(".repeat(20_000), ")".repeat(20_000))).message.contains("nested too deeply"));
 }
 
@@ -359,6 +453,8 @@ proptest! {
         comment in proptest::option::of(".{0,8}"),
         location in proptest::option::of("/[a-z' ]{0,6}"),
         properties in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
+        format in proptest::sample::select(vec![FileFormat::Parquet, FileFormat::Text, FileFormat::Csv, FileFormat::Json, FileFormat::Avro]),
+        serde in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
     ) {
         let table = CreateTable {
             table: TableName { catalog: Some("hive".to_owned()), database: Some("d".to_owned()), name },
@@ -370,7 +466,23 @@ proptest! {
             comment,
             location,
             properties,
+            storage: if format == FileFormat::Parquet { Storage::default() } else { Storage { format, serde } },
+            query: None,
         };
-        prop_assert_eq!(parse(&table.to_string()), Ok(Some(DdlStatement::CreateTable(table))));
+        prop_assert_eq!(parse(&table.to_string(), Dialect::Generic), Ok(Some(DdlStatement::CreateTable(table))));
+    }
+}
+
+#[test]
+fn views_are_printed_in_their_dialect() {
+    for (dialect, sql) in [
+        (Dialect::Spark, r#"CREATE VIEW v (a COMMENT 'it\'s') COMMENT 'x\\y' TBLPROPERTIES ('k' = 'it''s') AS SELECT "x" AS a"#),
+        (Dialect::Presto, r#"CREATE TEMPORARY VIEW v ("a" COMMENT 'it''s \ a') AS SELECT "x" AS a FROM t"#),
+        (Dialect::Generic, "CREATE OR REPLACE VIEW d.v AS SELECT `x` FROM t"),
+    ] {
+        let Ok(Some(DdlStatement::CreateView(view))) = parse(sql, dialect) else { panic!("{sql}") };
+        let printed = view.to_string();
+        assert_eq!(printed.starts_with("/* windlass.dialect = "), dialect != Dialect::Generic, "{printed}");
+        assert_eq!(parse(&printed, dialect), Ok(Some(DdlStatement::CreateView(view))), "{printed}");
     }
 }

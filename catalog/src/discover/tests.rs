@@ -6,9 +6,11 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::datatypes::{DataType, Int32Type};
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::stats::Precision;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use windlass_engine::formats::FileFormat;
 
 use super::*;
 
@@ -46,8 +48,15 @@ impl Files {
 
     pub(crate) async fn find(&self, layout: Layout<'_>, schema: Option<&SchemaRef>) -> Result<Discovery> {
         let location = &self.location();
-        discover(Discover { location, layout, schema, partitions: &[], known: &[] }, Arc::new(LocalFileSystem::new())).await
+        discover(parquet(location, layout, schema, &[]), Arc::new(LocalFileSystem::new())).await
     }
+}
+
+/// A question about Parquet files.
+fn parquet<'a>(location: &'a str, layout: Layout<'a>, schema: Option<&'a SchemaRef>, known: &'a [DataFile]) -> Discover<'a> {
+    static PARQUET: Storage = Storage { format: FileFormat::Parquet, serde: BTreeMap::new() };
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    Discover { location, layout, schema, partitions: &[], known, storage: &PARQUET, properties: &NONE }
 }
 
 pub(crate) fn ints(values: impl IntoIterator<Item = i32>) -> ArrayRef {
@@ -202,7 +211,7 @@ async fn known_files_are_not_read_again() {
     files.write("c.parquet", vec![("x", ints([5]))]);
 
     let location = &files.location();
-    let request = Discover { location, layout: Layout::Keys(&[]), schema: Some(&first.schema), partitions: &[], known: &known };
+    let request = parquet(location, Layout::Keys(&[]), Some(&first.schema), &known);
     let second = discover(request, Arc::new(LocalFileSystem::new())).await.unwrap();
     let partition = &second.partitions[0];
     assert_eq!(partition.unchanged.iter().map(|url| file_name(url)).collect::<Vec<_>>(), ["a.parquet"]);

@@ -3,6 +3,7 @@ use datafusion::catalog::MemTable;
 use datafusion::catalog::memory::{MemoryCatalogProvider, MemorySchemaProvider};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionContext;
+use windlass_engine::Dialect;
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::session::session_config;
 
@@ -43,19 +44,23 @@ impl Warehouse {
         files.write("a.parquet", vec![("x", ints([1])), ("Y", ints([2]))]);
         let found = files.find(Layout::Inferred, None).await.unwrap();
         let table = new_table("sales", "t", files.location(), found.schema, None);
-        let created = catalog.create_table(table, Contents::default()).await.unwrap();
+        let created = catalog.create_table(table, Contents::default(), &"CREATE TABLE".into()).await.unwrap();
         let partition = catalog.partitions(&created, &crate::KeyPredicate::All, 1).await.unwrap().partitions.remove(0);
         let add_files = found.partitions.into_iter().flat_map(|found| found.files);
         let add_files = add_files.map(|file| crate::catalog::DataFile { partition_id: partition.id, file }).collect();
-        catalog.change_table(&created, "ADD", TableChange::Contents(Contents { add_files, ..Default::default() })).await.unwrap();
+        catalog.change_table(&created, &"ADD".into(), TableChange::Contents(Contents { add_files, ..Default::default() })).await.unwrap();
         Self { names: NamesCache::new(Arc::clone(&catalog)), catalog, _files: files }
     }
 
     async fn view(&self, name: &str, columns: &[&str], sql: &str) {
         let schema = Schema::new(columns.iter().map(|name| Field::new(*name, DataType::Int32, true)).collect::<Vec<_>>());
-        let view = ViewDefinition { sql: sql.to_owned(), default_database: "sales".to_owned() };
+        let view = ViewDefinition { sql: sql.to_owned(), default_database: "sales".to_owned(), dialect: Dialect::Generic };
         self.catalog
-            .create_table(new_table(DEFAULT_DATABASE, name, String::new(), Arc::new(schema), Some(view)), Contents::default())
+            .create_table(
+                new_table(DEFAULT_DATABASE, name, String::new(), Arc::new(schema), Some(view)),
+                Contents::default(),
+                &"CREATE TABLE".into(),
+            )
             .await
             .unwrap();
     }
@@ -68,7 +73,7 @@ impl Warehouse {
         system.register_schema("runtime", Arc::new(runtime))?;
         let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), names, Arc::new(Planner)).with_catalog("system", Arc::new(system));
         let context = SessionContext::new_with_state(session(Arc::new(catalogs), DEFAULT_DATABASE));
-        let plan = prepare_scans(context.sql(sql).await?.create_physical_plan().await?)?;
+        let plan = prepare_scans(context.sql(sql).await?.create_physical_plan().await?, &context.runtime_env())?;
         let batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
         let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches)?.to_string();
         Ok(text.lines().filter(|line| line.starts_with('|')).map(|line| line.replace(' ', "")).collect())
@@ -86,6 +91,7 @@ fn new_table(database: &str, name: &str, location: String, schema: SchemaRef, vi
         keys: vec![],
         comment: None,
         properties: BTreeMap::new(),
+        storage: Default::default(),
         view,
     }
 }

@@ -68,19 +68,20 @@ impl Warehouse {
             keys: found.keys,
             comment: None,
             properties: Default::default(),
+            storage: Default::default(),
             view: None,
         };
         let partition =
             |found: crate::discover::FoundPartition| NewPartition { values: found.values, location: found.location, files: found.files };
         let contents = Contents { add_partitions: found.partitions.into_iter().map(partition).collect(), ..Default::default() };
-        let meta = self.catalog.create_table(new, contents).await.unwrap();
+        let meta = self.catalog.create_table(new, contents, &"CREATE TABLE".into()).await.unwrap();
         let catalog = Arc::clone(&self.catalog) as Arc<dyn Catalog>;
         self.register(name, Arc::new(HiveTable::new(catalog, Arc::clone(&meta))));
         meta
     }
 
     async fn rows(&self, sql: &str) -> Result<String> {
-        let plan = prepare_scans(self.session.sql(sql).await?.create_physical_plan().await?)?;
+        let plan = prepare_scans(self.session.sql(sql).await?.create_physical_plan().await?, &self.session.runtime_env())?;
         let batches = datafusion::physical_plan::collect(plan, self.session.task_ctx()).await?;
         let text = pretty_format_batches(&batches)?.to_string();
         // Rows have no order unless the query gives them one.
@@ -245,7 +246,8 @@ async fn plans_survive_the_wire() {
     let plan = warehouse.session.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
     crate::scan::check_leaves(&plan).unwrap();
     let bytes = physical_plan_to_bytes(plan).unwrap();
-    let plan = prepare_scans(physical_plan_from_bytes(&bytes, &warehouse.session.task_ctx()).unwrap()).unwrap();
+    let plan =
+        prepare_scans(physical_plan_from_bytes(&bytes, &warehouse.session.task_ctx()).unwrap(), &warehouse.session.runtime_env()).unwrap();
     let batches = datafusion::physical_plan::collect(plan, warehouse.session.task_ctx()).await.unwrap();
     let mut rows = Vec::new();
     for batch in &batches {
@@ -277,7 +279,7 @@ async fn changed_since(warehouse: &Warehouse, files: &Files, then: Vec<Field>, n
     let found = files.find(Layout::Keys(&keys), Some(&Arc::new(Schema::new(then)))).await.unwrap();
     let meta = warehouse.create("then", TableKind::External, files, found).await;
     let columns = crate::catalog::TableChange::Columns(Arc::new(Schema::new(now)));
-    let meta = warehouse.catalog.change_table(&meta, "CHANGE COLUMNS", columns).await.unwrap();
+    let meta = warehouse.catalog.change_table(&meta, &"CHANGE COLUMNS".into(), columns).await.unwrap();
     warehouse.register("now", Arc::new(HiveTable::new(Arc::clone(&warehouse.catalog) as Arc<dyn Catalog>, meta)));
 }
 

@@ -1,6 +1,6 @@
 //! What ANALYZE found, per partition.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use prost::Message;
 use sqlx::sqlite::SqliteRow;
@@ -57,7 +57,7 @@ pub(super) async fn put(
 }
 
 /// Forgets what was found in partitions: their files change.
-pub(super) async fn forget(connection: &mut SqliteConnection, partition_ids: &[i64]) -> Result<()> {
+pub(super) async fn forget(connection: &mut SqliteConnection, partition_ids: &BTreeSet<i64>) -> Result<()> {
     let delete = sqlx::query("DELETE FROM analyzed_partitions WHERE partition_id IN (SELECT value FROM json_each(?1))");
     delete.bind(to_json(partition_ids)?).execute(connection).await.map_err(failed("remove statistics"))?;
     Ok(())

@@ -1,6 +1,6 @@
 //! What tables hold: partitions, files and the sums over them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::slice;
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use datafusion_proto_common::protobuf_common as protobuf;
 use prost::Message;
 use sqlx::query_builder::Separated;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{AssertSqlSafe, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use super::decoded::DecodedStatistics;
-use super::{analyzed, count, failed, integer, reserve_ids, to_json};
+use super::{analyzed, count, failed, garbage, integer, reserve_ids, to_json};
 use crate::catalog::{Contents, DataFile, NewFile, NewPartition, PartitionKey, TableMeta};
 use crate::error::{Error, Result};
 use crate::keys::{Encoded, encode, partition_name};
 
-/// Rows of one INSERT. With at most 16 values each they stay far below SQLite's limit of 32,766 variables.
+/// Rows of one INSERT. With at most 17 values each they stay far below SQLite's limit of 32,766 variables.
 const ROWS_PER_INSERT: usize = 200;
 
 /// Sums over files, as the counter columns of `tables` and `partitions` hold them; also a change of such sums.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
-    files: i64,
-    bytes: i64,
+pub(super) struct Sums {
+    pub(super) files: i64,
+    pub(super) bytes: i64,
     rows: i64,
     uncounted: i64,
 }
@@ -46,39 +46,90 @@ impl Sums {
     fn minus(self, other: Self) -> Self {
         self.plus(Self { files: -other.files, bytes: -other.bytes, rows: -other.rows, uncounted: -other.uncounted })
     }
+
+    /// Rows, if every file's are known.
+    pub(super) fn known_rows(self) -> Option<i64> {
+        (self.uncounted == 0).then_some(self.rows)
+    }
+}
+
+/// Where a change of contents goes.
+pub(super) struct Target<'a> {
+    pub(super) table_id: i64,
+    pub(super) keys: &'a [PartitionKey],
+    /// The version that the change makes.
+    pub(super) version: i64,
+    /// When, in milliseconds since 1970.
+    pub(super) committed_ms: i64,
+    /// Whether files that go are ours to delete.
+    pub(super) owns_files: bool,
+}
+
+/// What came and went in a change.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Changes {
+    pub(super) added: Sums,
+    pub(super) removed: Sums,
 }
 
 /// Makes one change of a table's contents. Removals come first, so that what goes can be replaced in the same change.
-pub(super) async fn apply(connection: &mut SqliteConnection, table_id: i64, keys: &[PartitionKey], contents: Contents) -> Result<()> {
-    let Contents { add_partitions, remove_partitions, add_files, remove_files } = contents;
-    let mut partitions = integer(add_partitions.len() as u64);
-    let mut sums = Sums::default();
-    if !remove_partitions.is_empty() {
-        let ids: BTreeSet<i64> = remove_partitions.into_iter().collect();
-        partitions -= integer(ids.len() as u64);
-        sums = sums.minus(delete_partitions(connection, table_id, &ids).await?);
+pub(super) async fn apply(connection: &mut SqliteConnection, target: &Target<'_>, contents: Contents) -> Result<Changes> {
+    let Contents { add_partitions, remove_partitions, empty_partitions, add_files, remove_files } = contents;
+    let removed_ids: BTreeSet<i64> = remove_partitions.into_iter().collect();
+    let emptied_ids: BTreeSet<i64> = empty_partitions.into_iter().collect();
+    let changed_ids: BTreeSet<i64> = remove_files.iter().map(|(id, _)| *id).chain(add_files.iter().map(|file| file.partition_id)).collect();
+    let touched: BTreeSet<i64> = removed_ids.iter().chain(&emptied_ids).chain(&changed_ids).copied().collect();
+    let known = partition_sums(connection, target.table_id, &touched).await?;
+    let sum = |ids: &BTreeSet<i64>| ids.iter().map(|id| known[id]).fold(Sums::default(), Sums::plus);
+
+    // What to add to the counters of partitions that stay.
+    let mut changes = HashMap::<i64, Sums>::new();
+    let mut removed = sum(&removed_ids).plus(sum(&emptied_ids));
+    if !touched.is_empty() {
+        analyzed::forget(connection, &touched).await?;
     }
-    if !remove_files.is_empty() || !add_files.is_empty() {
-        let touched: BTreeSet<i64> = remove_files.iter().map(|(id, _)| *id).chain(add_files.iter().map(|file| file.partition_id)).collect();
-        check_partitions(connection, table_id, &touched).await?;
-        analyzed::forget(connection, &touched.iter().copied().collect::<Vec<_>>()).await?;
-        let mut changes = delete_files(connection, &remove_files).await?;
-        for DataFile { partition_id, file } in &add_files {
-            let change = changes.entry(*partition_id).or_default();
-            *change = change.plus(Sums::of(file.size, file.rows));
+    if !removed_ids.is_empty() {
+        let update = sqlx::query("UPDATE partitions SET removed = ?2 WHERE id IN (SELECT value FROM json_each(?1))");
+        let update = update.bind(to_json(&removed_ids)?).bind(target.version);
+        update.execute(&mut *connection).await.map_err(failed("remove partitions"))?;
+    }
+    if !removed_ids.is_empty() || !emptied_ids.is_empty() {
+        changes.extend(emptied_ids.iter().map(|id| (*id, Sums::default().minus(known[id]))));
+        remove_files_of(connection, target, &removed_ids.union(&emptied_ids).copied().collect()).await?;
+    }
+    if !remove_files.is_empty() {
+        for (id, sums) in remove_single_files(connection, target, &remove_files).await? {
+            removed = removed.plus(sums);
+            let change = changes.entry(id).or_default();
+            *change = change.minus(sums);
         }
-        let files: Vec<_> = add_files.iter().map(|file| (file.partition_id, &file.file)).collect();
-        insert_files(connection, &files).await?;
-        sums = sums.plus(add_to_partitions(connection, &changes).await?);
     }
-    sums = sums.plus(insert_partitions(connection, table_id, keys, &add_partitions).await?);
+    let mut added = insert_partitions(connection, target, &add_partitions).await?;
+    for DataFile { partition_id, file } in &add_files {
+        let sums = Sums::of(file.size, file.rows);
+        added = added.plus(sums);
+        let change = changes.entry(*partition_id).or_default();
+        *change = change.plus(sums);
+    }
+    let files: Vec<_> = add_files.iter().map(|file| (file.partition_id, &file.file)).collect();
+    insert_files(connection, target.version, &files).await?;
+    add_to_partitions(connection, &changes).await?;
+    let files_went = !(removed_ids.is_empty() && emptied_ids.is_empty() && remove_files.is_empty());
+    if target.owns_files && files_went {
+        // What went from one place and came to another is no garbage.
+        let here = add_partitions.iter().flat_map(|partition| &partition.files).chain(add_files.iter().map(|file| &file.file));
+        garbage::forget(connection, &here.map(|file| file.url.as_str()).collect::<Vec<_>>()).await?;
+    }
+
+    let partitions = integer(add_partitions.len() as u64) - integer(removed_ids.len() as u64);
+    let sums = added.minus(removed);
     let update = sqlx::query(
         "UPDATE tables SET partition_count = partition_count + ?2, file_count = file_count + ?3, byte_count = byte_count + ?4,
          row_count = row_count + ?5, uncounted_files = uncounted_files + ?6 WHERE id = ?1",
     );
-    let update = update.bind(table_id).bind(partitions).bind(sums.files).bind(sums.bytes).bind(sums.rows).bind(sums.uncounted);
+    let update = update.bind(target.table_id).bind(partitions).bind(sums.files).bind(sums.bytes).bind(sums.rows).bind(sums.uncounted);
     update.execute(connection).await.map_err(failed("count the contents of a table"))?;
-    Ok(())
+    Ok(Changes { added, removed })
 }
 
 /// Files of some partitions, ordered by partition as given, then URL.
@@ -89,11 +140,15 @@ pub(super) async fn files(
     partition_ids: &[i64],
 ) -> Result<Vec<DataFile>> {
     let action = "read files";
-    let query = sqlx::query(
+    let held = match table.as_of {
+        None => "removed = 0",
+        Some(_) => "added <= ?2 AND (removed = 0 OR removed > ?2)",
+    };
+    let query = sqlx::query(AssertSqlSafe(format!(
         "SELECT partition_id, url, size, modified_ms, etag, row_count, statistics FROM files
-         WHERE partition_id IN (SELECT value FROM json_each(?1)) ORDER BY partition_id, url",
-    );
-    let rows = query.bind(to_json(partition_ids)?).fetch_all(connection).await.map_err(failed(action))?;
+         WHERE partition_id IN (SELECT value FROM json_each(?1)) AND {held} ORDER BY partition_id, url"
+    )));
+    let rows = query.bind(to_json(partition_ids)?).bind(table.as_of).fetch_all(connection).await.map_err(failed(action))?;
     let mut files = Vec::with_capacity(rows.len());
     for row in &rows {
         let read = || Ok((decode_file(row)?, row.try_get::<Option<&[u8]>, _>(6)?.map(Arc::from)));
@@ -109,60 +164,86 @@ pub(super) async fn files(
     Ok(files)
 }
 
-/// Deletes partitions with their files; returns the sums over what went.
-async fn delete_partitions(connection: &mut SqliteConnection, table_id: i64, ids: &BTreeSet<i64>) -> Result<Sums> {
-    let delete = sqlx::query_as::<_, (i64, i64, i64, i64)>(
-        "DELETE FROM partitions WHERE table_id = ?1 AND id IN (SELECT value FROM json_each(?2))
-         RETURNING file_count, byte_count, row_count, uncounted_files",
+/// Sums over the files of partitions, each of which must be there.
+async fn partition_sums(connection: &mut SqliteConnection, table_id: i64, ids: &BTreeSet<i64>) -> Result<HashMap<i64, Sums>> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let select = sqlx::query_as::<_, (i64, i64, i64, i64, i64)>(
+        "SELECT id, file_count, byte_count, row_count, uncounted_files FROM partitions
+         WHERE id IN (SELECT value FROM json_each(?2)) AND table_id = ?1 AND removed = 0",
     );
-    let deleted = delete.bind(table_id).bind(to_json(ids)?).fetch_all(connection).await.map_err(failed("remove partitions"))?;
-    if deleted.len() != ids.len() {
-        return Err(vanished(ids.len() - deleted.len()));
-    }
-    let sums = deleted.into_iter().map(|(files, bytes, rows, uncounted)| Sums { files, bytes, rows, uncounted });
-    Ok(sums.fold(Sums::default(), Sums::plus))
-}
-
-async fn check_partitions(connection: &mut SqliteConnection, table_id: i64, ids: &BTreeSet<i64>) -> Result<()> {
-    let found =
-        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM partitions WHERE table_id = ?1 AND id IN (SELECT value FROM json_each(?2))");
-    let found = found.bind(table_id).bind(to_json(ids)?).fetch_one(connection).await.map_err(failed("look up partitions"))?;
-    match ids.len() - usize::try_from(found).unwrap_or_default() {
-        0 => Ok(()),
-        missing => Err(vanished(missing)),
+    let found = select.bind(table_id).bind(to_json(ids)?).fetch_all(connection).await.map_err(failed("look up partitions"))?;
+    match ids.len() - found.len() {
+        0 => Ok(found.into_iter().map(|(id, files, bytes, rows, uncounted)| (id, Sums { files, bytes, rows, uncounted })).collect()),
+        // The table's version was checked, so ids that are not there are a caller's mistake.
+        missing => Err(Error::Internal(format!("a change names {missing} partitions that the table does not have"))),
     }
 }
 
-/// The table's version was checked, so ids that are not there are a caller's mistake.
-fn vanished(missing: usize) -> Error {
-    Error::Internal(format!("a change names {missing} partitions that the table does not have"))
-}
-
-/// Deletes files; returns what to add to the sums of their partitions.
-async fn delete_files(connection: &mut SqliteConnection, files: &[(i64, String)]) -> Result<HashMap<i64, Sums>> {
-    let mut changes = HashMap::<i64, Sums>::new();
-    for (partition_id, url) in files {
-        let delete =
-            sqlx::query_as::<_, (i64, Option<i64>)>("DELETE FROM files WHERE partition_id = ?1 AND url = ?2 RETURNING size, row_count");
-        let deleted = delete.bind(partition_id).bind(url).fetch_optional(&mut *connection).await.map_err(failed("remove files"))?;
-        let (size, rows) = deleted.ok_or_else(|| Error::NotFound { what: "file", name: url.clone() })?;
-        let change = changes.entry(*partition_id).or_default();
-        *change = change.minus(Sums::of(count(size), rows.map(count)));
-    }
-    Ok(changes)
-}
-
-/// Adds to the counters of partitions; returns the sum of all changes.
-async fn add_to_partitions(connection: &mut SqliteConnection, changes: &HashMap<i64, Sums>) -> Result<Sums> {
-    for (id, change) in changes {
-        let update = sqlx::query(
-            "UPDATE partitions SET file_count = file_count + ?2, byte_count = byte_count + ?3, row_count = row_count + ?4,
-             uncounted_files = uncounted_files + ?5 WHERE id = ?1",
+/// Takes all files out of partitions.
+async fn remove_files_of(connection: &mut SqliteConnection, target: &Target<'_>, partition_ids: &BTreeSet<i64>) -> Result<()> {
+    let ids = to_json(partition_ids)?;
+    if target.owns_files {
+        let insert = sqlx::query(
+            "INSERT OR IGNORE INTO garbage (url, table_id, removed_ms) SELECT url, ?2, ?3 FROM files
+             WHERE partition_id IN (SELECT value FROM json_each(?1)) AND removed = 0",
         );
-        let update = update.bind(id).bind(change.files).bind(change.bytes).bind(change.rows).bind(change.uncounted);
-        update.execute(&mut *connection).await.map_err(failed("count the files of a partition"))?;
+        let insert = insert.bind(&ids).bind(target.table_id).bind(target.committed_ms);
+        insert.execute(&mut *connection).await.map_err(failed("list garbage"))?;
     }
-    Ok(changes.values().copied().fold(Sums::default(), Sums::plus))
+    let update = sqlx::query("UPDATE files SET removed = ?2 WHERE partition_id IN (SELECT value FROM json_each(?1)) AND removed = 0");
+    update.bind(&ids).bind(target.version).execute(connection).await.map_err(failed("remove files"))?;
+    Ok(())
+}
+
+/// Takes files out of their partitions; returns the sums over them by partition.
+async fn remove_single_files(
+    connection: &mut SqliteConnection,
+    target: &Target<'_>,
+    files: &[(i64, String)],
+) -> Result<HashMap<i64, Sums>> {
+    let action = "remove files";
+    // CROSS JOIN, so that the files are looked up one by one.
+    let update = sqlx::query_as::<_, (i64, String, i64, Option<i64>)>(
+        "UPDATE files SET removed = ?2 WHERE rowid IN (
+            SELECT f.rowid FROM json_each(?1) AS gone
+            CROSS JOIN files AS f ON f.partition_id = gone.value ->> 0 AND f.removed = 0 AND f.url = gone.value ->> 1
+         ) RETURNING partition_id, url, size, row_count",
+    );
+    let gone = update.bind(to_json(files)?).bind(target.version).fetch_all(&mut *connection).await.map_err(failed(action))?;
+    let mut sums = HashMap::<i64, Sums>::new();
+    for (partition_id, _, size, rows) in &gone {
+        let sums = sums.entry(*partition_id).or_default();
+        *sums = sums.plus(Sums::of(count(*size), rows.map(count)));
+    }
+    let gone: HashSet<(i64, &str)> = gone.iter().map(|(id, url, ..)| (*id, url.as_str())).collect();
+    if let Some((_, url)) = files.iter().find(|(id, url)| !gone.contains(&(*id, url))) {
+        return Err(Error::NotFound { what: "file", name: url.clone() });
+    }
+    if target.owns_files {
+        let insert = sqlx::query("INSERT OR IGNORE INTO garbage (url, table_id, removed_ms) SELECT value ->> 1, ?2, ?3 FROM json_each(?1)");
+        let insert = insert.bind(to_json(files)?).bind(target.table_id).bind(target.committed_ms);
+        insert.execute(connection).await.map_err(failed("list garbage"))?;
+    }
+    Ok(sums)
+}
+
+/// Adds to the counters of partitions.
+async fn add_to_partitions(connection: &mut SqliteConnection, changes: &HashMap<i64, Sums>) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let update = sqlx::query(
+        "UPDATE partitions SET file_count = file_count + c.files, byte_count = byte_count + c.bytes,
+         row_count = row_count + c.counted, uncounted_files = uncounted_files + c.uncounted
+         FROM (SELECT value ->> 0 AS id, value ->> 1 AS files, value ->> 2 AS bytes, value ->> 3 AS counted, value ->> 4 AS uncounted
+               FROM json_each(?1)) AS c
+         WHERE partitions.id = c.id",
+    );
+    let changes: Vec<_> = changes.iter().map(|(id, sums)| [*id, sums.files, sums.bytes, sums.rows, sums.uncounted]).collect();
+    update.bind(to_json(&changes)?).execute(connection).await.map_err(failed("count the files of partitions"))?;
+    Ok(())
 }
 
 /// A row of `partitions` to be.
@@ -175,17 +256,14 @@ struct PartitionRow {
 }
 
 /// Inserts partitions with their files; returns the sums over the files.
-async fn insert_partitions(
-    connection: &mut SqliteConnection,
-    table_id: i64,
-    keys: &[PartitionKey],
-    partitions: &[NewPartition],
-) -> Result<Sums> {
+async fn insert_partitions(connection: &mut SqliteConnection, target: &Target<'_>, partitions: &[NewPartition]) -> Result<Sums> {
+    let &Target { table_id, keys, version, .. } = target;
     let columns: String = (0..keys.len()).map(|position| format!(", k{position}")).collect();
-    let insert =
-        format!("INSERT INTO partitions (id, table_id, name, location, file_count, byte_count, row_count, uncounted_files{columns}) ");
+    let insert = format!(
+        "INSERT INTO partitions (id, table_id, added, name, location, file_count, byte_count, row_count, uncounted_files{columns}) "
+    );
     let bind = |values: &mut Separated<'_, Sqlite, &'static str>, row: &PartitionRow| {
-        values.push_bind(row.id).push_bind(table_id).push_bind(row.name.clone()).push_bind(row.location.clone());
+        values.push_bind(row.id).push_bind(table_id).push_bind(version).push_bind(row.name.clone()).push_bind(row.location.clone());
         values.push_bind(row.sums.files).push_bind(row.sums.bytes).push_bind(row.sums.rows).push_bind(row.sums.uncounted);
         for key in &row.keys {
             match key {
@@ -211,7 +289,7 @@ async fn insert_partitions(
             id += 1;
         }
         insert_rows(connection, &insert, &rows, bind, |row| Error::AlreadyExists { what: "partition", name: row.name.clone() }).await?;
-        insert_files(connection, &files).await?;
+        insert_files(connection, version, &files).await?;
     }
     Ok(sums)
 }
@@ -229,10 +307,11 @@ fn partition_row(id: i64, keys: &[PartitionKey], partition: &NewPartition) -> Re
     })
 }
 
-async fn insert_files(connection: &mut SqliteConnection, files: &[(i64, &NewFile)]) -> Result<()> {
-    let insert = "INSERT INTO files (partition_id, url, size, modified_ms, etag, row_count, statistics) ";
+async fn insert_files(connection: &mut SqliteConnection, version: i64, files: &[(i64, &NewFile)]) -> Result<()> {
+    let insert = "INSERT INTO files (partition_id, added, url, size, modified_ms, etag, row_count, statistics) ";
     let bind = |values: &mut Separated<'_, Sqlite, &'static str>, (partition_id, file): &(i64, &NewFile)| {
-        values.push_bind(*partition_id).push_bind(file.url.clone()).push_bind(integer(file.size)).push_bind(file.modified_ms);
+        values.push_bind(*partition_id).push_bind(version).push_bind(file.url.clone()).push_bind(integer(file.size));
+        values.push_bind(file.modified_ms);
         values.push_bind(file.etag.clone()).push_bind(file.rows.map(integer));
         values.push_bind(file.statistics.as_deref().map(encode_statistics));
     };

@@ -4,22 +4,23 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use proptest::prelude::*;
+use windlass_engine::Dialect;
 
 use super::*;
 use crate::catalog::{NewFile, PartitionKey};
 use crate::keys::parse_value;
 use crate::predicate::Comparison;
 
-fn key(name: &str, key_type: KeyType) -> PartitionKey {
+pub(super) fn key(name: &str, key_type: KeyType) -> PartitionKey {
     PartitionKey { name: name.to_owned(), key_type, comment: None }
 }
 
-fn schema(columns: &[&str]) -> SchemaRef {
+pub(super) fn schema(columns: &[&str]) -> SchemaRef {
     let field = |name: &&str| Field::new(*name, DataType::Int64, true).with_metadata([("comment".to_owned(), "c".to_owned())].into());
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }
 
-fn new_table(name: &str, keys: Vec<PartitionKey>) -> NewTable {
+pub(super) fn new_table(name: &str, keys: Vec<PartitionKey>) -> NewTable {
     NewTable {
         database: DEFAULT_DATABASE.to_owned(),
         name: name.to_owned(),
@@ -29,11 +30,12 @@ fn new_table(name: &str, keys: Vec<PartitionKey>) -> NewTable {
         keys,
         comment: Some("hello".to_owned()),
         properties: [("p".to_owned(), "1".to_owned())].into(),
+        storage: Default::default(),
         view: None,
     }
 }
 
-fn file(url: &str, size: u64, rows: Option<u64>) -> NewFile {
+pub(super) fn file(url: &str, size: u64, rows: Option<u64>) -> NewFile {
     NewFile { url: url.to_owned(), size, modified_ms: 5, etag: Some("e".to_owned()), rows, statistics: None }
 }
 
@@ -48,7 +50,7 @@ async fn all(catalog: &SqliteCatalog, table: &TableMeta) -> Vec<Partition> {
 
 async fn add(catalog: &SqliteCatalog, table: &TableMeta, add_partitions: Vec<NewPartition>) -> Result<Arc<TableMeta>> {
     let contents = Contents { add_partitions, ..Default::default() };
-    catalog.change_table(table, "ADD PARTITION", TableChange::Contents(contents)).await
+    catalog.change_table(table, &"ADD PARTITION".into(), TableChange::Contents(contents)).await
 }
 
 #[tokio::test]
@@ -58,7 +60,7 @@ async fn a_file_keeps_what_was_committed() {
     let keys = vec![key("dt", KeyType::Date), key("n", KeyType::Decimal(10, 2))];
     let made = {
         let catalog = SqliteCatalog::open(&path).await.unwrap();
-        let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+        let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
         add(&catalog, &table, vec![partition(&keys, &["2024-01-01", "-3.5"], vec![file("f", 10, Some(3))])]).await.unwrap()
     };
     assert_eq!(std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap()) & 0o777, 0o600);
@@ -82,7 +84,7 @@ async fn databases_come_and_go() {
     assert!(catalog.names_version() > before);
     assert!(matches!(catalog.create_database(sales.clone()).await, Err(Error::AlreadyExists { what: "database", .. })));
     let table = NewTable { database: "sales".to_owned(), ..new_table("t", vec![]) };
-    catalog.create_table(table.clone(), Contents::default()).await.unwrap();
+    catalog.create_table(table.clone(), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
 
     assert!(matches!(catalog.drop_database("sales", false).await, Err(Error::Invalid(_))));
     assert!(matches!(catalog.drop_database(DEFAULT_DATABASE, true).await, Err(Error::Invalid(_))));
@@ -90,56 +92,59 @@ async fn databases_come_and_go() {
     catalog.drop_database("sales", true).await.unwrap();
     assert!(catalog.table("sales", "t").await.unwrap().is_none());
     assert!(matches!(catalog.drop_database("sales", true).await, Err(Error::NotFound { .. })));
-    assert!(matches!(catalog.create_table(table, Contents::default()).await, Err(Error::NotFound { what: "database", .. })));
+    assert!(matches!(
+        catalog.create_table(table, Contents::default(), &"CREATE TABLE".into()).await,
+        Err(Error::NotFound { what: "database", .. })
+    ));
 }
 
 #[tokio::test]
 async fn tables_change_one_version_at_a_time() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
-    let first = catalog.create_table(new_table("t", vec![]), Contents::default()).await.unwrap();
+    let first = catalog.create_table(new_table("t", vec![]), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     assert!(matches!(
-        catalog.create_table(new_table("t", vec![]), Contents::default()).await,
+        catalog.create_table(new_table("t", vec![]), Contents::default(), &"CREATE TABLE".into()).await,
         Err(Error::AlreadyExists { what: "table", .. })
     ));
     let properties: BTreeMap<_, _> = [("p".to_owned(), None), ("q".to_owned(), Some("2".to_owned()))].into();
-    let second = catalog.change_table(&first, "SET TBLPROPERTIES", TableChange::Properties(properties)).await.unwrap();
+    let second = catalog.change_table(&first, &"SET TBLPROPERTIES".into(), TableChange::Properties(properties)).await.unwrap();
     assert_eq!((second.version, &second.properties), (2, &[("q".to_owned(), "2".to_owned())].into()));
 
     let names = catalog.names_version();
     let rename = || TableChange::Rename { database: DEFAULT_DATABASE.to_owned(), name: "u".to_owned() };
-    assert!(matches!(catalog.change_table(&first, "RENAME", rename()).await, Err(Error::Conflict { .. })));
+    assert!(matches!(catalog.change_table(&first, &"RENAME".into(), rename()).await, Err(Error::Conflict { .. })));
     assert_eq!(catalog.names_version(), names);
-    let third = catalog.change_table(&second, "RENAME", rename()).await.unwrap();
+    let third = catalog.change_table(&second, &"RENAME".into(), rename()).await.unwrap();
     assert!(catalog.names_version() > names);
     assert!(catalog.table(DEFAULT_DATABASE, "t").await.unwrap().is_none());
     assert_eq!(catalog.table(DEFAULT_DATABASE, "u").await.unwrap().unwrap().version, 3);
 
     catalog.drop_table(&third).await.unwrap();
     assert!(matches!(catalog.drop_table(&third).await, Err(Error::NotFound { .. })));
-    assert!(matches!(catalog.change_table(&third, "RENAME", rename()).await, Err(Error::NotFound { .. })));
-    let again = catalog.create_table(new_table("u", vec![]), Contents::default()).await.unwrap();
+    assert!(matches!(catalog.change_table(&third, &"RENAME".into(), rename()).await, Err(Error::NotFound { .. })));
+    let again = catalog.create_table(new_table("u", vec![]), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     assert!(again.id > third.id);
 }
 
 #[tokio::test]
 async fn a_table_without_keys_is_one_partition() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
-    let table = catalog.create_table(new_table("t", vec![]), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", vec![]), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let partitions = all(&catalog, &table).await;
     assert_eq!((partitions.len(), partitions[0].location.as_str()), (1, "file:///data/t/"));
     let moved = TableChange::Location("file:///elsewhere/".to_owned());
-    let table = catalog.change_table(&table, "SET LOCATION", moved).await.unwrap();
+    let table = catalog.change_table(&table, &"SET LOCATION".into(), moved).await.unwrap();
     assert_eq!(all(&catalog, &table).await[0].location, "file:///elsewhere/");
 }
 
 #[tokio::test]
 async fn views_are_kept_and_replaced() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
-    let view = |sql: &str| ViewDefinition { sql: sql.to_owned(), default_database: DEFAULT_DATABASE.to_owned() };
+    let view = |sql: &str| ViewDefinition { sql: sql.to_owned(), default_database: DEFAULT_DATABASE.to_owned(), dialect: Dialect::Generic };
     let new = NewTable { kind: TableKind::View, location: String::new(), view: Some(view("SELECT 1 a")), ..new_table("v", vec![]) };
-    let made = catalog.create_table(new, Contents::default()).await.unwrap();
+    let made = catalog.create_table(new, Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let change = TableChange::View { view: view("SELECT 2 b"), schema: schema(&["b"]) };
-    catalog.change_table(&made, "CREATE OR REPLACE VIEW", change).await.unwrap();
+    catalog.change_table(&made, &"CREATE OR REPLACE VIEW".into(), change).await.unwrap();
     let found = catalog.table(DEFAULT_DATABASE, "v").await.unwrap().unwrap();
     assert_eq!((found.view.as_ref().unwrap(), &found.schema), (&view("SELECT 2 b"), &schema(&["b"])));
     let summary = TableSummary { database: DEFAULT_DATABASE.to_owned(), name: "v".to_owned(), kind: TableKind::View };
@@ -151,7 +156,7 @@ async fn views_are_kept_and_replaced() {
 async fn contents_change_all_or_nothing() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
     let keys = vec![key("region", KeyType::String)];
-    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     // More than one INSERT holds, so that the culprit below is not in the first.
     let many = (0..450).map(|n| partition(&keys, &[&format!("r{n:03}")], vec![file("f1", 10, Some(1)), file("f2", 20, None)]));
     let table = add(&catalog, &table, many.collect()).await.unwrap();
@@ -172,7 +177,7 @@ async fn contents_change_all_or_nothing() {
         ],
         ..Default::default()
     };
-    let table = catalog.change_table(&table, "MSCK", change(replace)).await.unwrap();
+    let table = catalog.change_table(&table, &"MSCK".into(), change(replace)).await.unwrap();
     let second = all(&catalog, &table).await.remove(1);
     let replaced = all(&catalog, &table).await.remove(0);
     assert_eq!((replaced.files, replaced.bytes, replaced.rows), (3, 32, Some(7)));
@@ -181,14 +186,14 @@ async fn contents_change_all_or_nothing() {
     assert_eq!(names, [(second.id, "f1"), (second.id, "f2"), (first.id, "f0"), (first.id, "f1"), (first.id, "f2")]);
 
     let twice = Contents { add_files: vec![files[0].clone()], ..Default::default() };
-    let error = catalog.change_table(&table, "INSERT", change(twice)).await.unwrap_err();
+    let error = catalog.change_table(&table, &"INSERT".into(), change(twice)).await.unwrap_err();
     assert_eq!(error.to_string(), "file 'f1' already exists");
     let gone = Contents { remove_files: vec![(second.id, "f9".to_owned())], ..Default::default() };
-    assert!(matches!(catalog.change_table(&table, "MSCK", change(gone)).await, Err(Error::NotFound { what: "file", .. })));
+    assert!(matches!(catalog.change_table(&table, &"MSCK".into(), change(gone)).await, Err(Error::NotFound { what: "file", .. })));
 
     let rest: Vec<_> = all(&catalog, &table).await.into_iter().skip(1).map(|partition| partition.id).collect();
     let removal = Contents { remove_partitions: rest, ..Default::default() };
-    let table = catalog.change_table(&table, "DROP PARTITION", change(removal)).await.unwrap();
+    let table = catalog.change_table(&table, &"DROP PARTITION".into(), change(removal)).await.unwrap();
     assert_eq!(catalog.totals(&table).await.unwrap(), Totals { partitions: 1, files: 3, bytes: 32, rows: Some(7) });
     assert_eq!(catalog.files(&table, &[second.id]).await.unwrap(), []);
 }
@@ -209,12 +214,12 @@ async fn statistics_follow_the_columns() {
     };
     let with_statistics = NewFile { statistics: Some(Arc::new(statistics.clone())), ..file("f", 1, Some(7)) };
     let contents = Contents { add_partitions: vec![partition(&[], &[], vec![with_statistics])], ..Default::default() };
-    let table = catalog.create_table(new_table("t", vec![]), contents).await.unwrap();
+    let table = catalog.create_table(new_table("t", vec![]), contents, &"CREATE TABLE".into()).await.unwrap();
     let id = all(&catalog, &table).await[0].id;
     let read = async |table: &TableMeta| catalog.files(table, &[id]).await.unwrap()[0].file.statistics.clone();
     assert_eq!(read(&table).await, Some(Arc::new(statistics.clone())));
 
-    let table = catalog.change_table(&table, "ADD COLUMNS", TableChange::Columns(schema(&["a", "b", "c"]))).await.unwrap();
+    let table = catalog.change_table(&table, &"ADD COLUMNS".into(), TableChange::Columns(schema(&["a", "b", "c"]))).await.unwrap();
     let widened = read(&table).await.unwrap();
     assert_eq!((widened.column_statistics.len(), &widened.column_statistics[0]), (3, &column));
 }
@@ -223,7 +228,7 @@ async fn statistics_follow_the_columns() {
 async fn what_was_analyzed_goes_with_its_files() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
     let keys = vec![key("n", KeyType::Int)];
-    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let parts = (0..100).map(|n| partition(&keys, &[&n.to_string()], vec![file(&format!("f{n}"), 10, Some(3))]));
     let table = add(&catalog, &table, parts.collect()).await.unwrap();
     let ids: Vec<_> = all(&catalog, &table).await.iter().map(|partition| partition.id).collect();
@@ -252,10 +257,10 @@ async fn what_was_analyzed_goes_with_its_files() {
     assert_eq!(catalog.table(DEFAULT_DATABASE, "t").await.unwrap().unwrap().version, table.version);
 
     let gone = Contents { remove_files: vec![(ids[1], "f1".to_owned())], ..Default::default() };
-    let table = catalog.change_table(&table, "MSCK", TableChange::Contents(gone)).await.unwrap();
+    let table = catalog.change_table(&table, &"MSCK".into(), TableChange::Contents(gone)).await.unwrap();
     assert_eq!(sample(&table).await, [found(2, ["a", "b"]).0]);
     let gone = Contents { remove_partitions: vec![ids[2]], ..Default::default() };
-    let table = catalog.change_table(&table, "DROP PARTITION", TableChange::Contents(gone)).await.unwrap();
+    let table = catalog.change_table(&table, &"DROP PARTITION".into(), TableChange::Contents(gone)).await.unwrap();
     assert!(sample(&table).await.is_empty());
 
     // Of many, some from all over are read.
@@ -274,12 +279,13 @@ async fn a_scan_sees_one_moment() {
     let keys = vec![key("n", KeyType::Int)];
     let with_file = |n: &str| partition(&keys, &[n], vec![file(n, 1, Some(7))]);
     let contents = Contents { add_partitions: vec![with_file("1"), with_file("2")], ..Default::default() };
-    let table = catalog.create_table(new_table("t", keys.clone()), contents).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys.clone()), contents, &"CREATE TABLE".into()).await.unwrap();
     // Between the partitions and their files, all of them are replaced.
     let change = |kept: Vec<Partition>| {
         let remove_partitions = kept.iter().map(|partition| partition.id).collect();
         let contents = Contents { remove_partitions, add_partitions: vec![with_file("3")], ..Default::default() };
-        let changed = catalog.change_table(&table, "REPLACE", TableChange::Contents(contents));
+        let cause = "REPLACE".into();
+        let changed = catalog.change_table(&table, &cause, TableChange::Contents(contents));
         tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(changed))?;
         Ok(kept)
     };
@@ -294,7 +300,7 @@ async fn a_scan_sees_one_moment() {
 async fn the_limit_is_on_what_the_residual_keeps() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
     let keys = vec![key("n", KeyType::Int)];
-    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let partitions = (0..50).map(|n| partition(&keys, &[&n.to_string()], vec![])).collect();
     let table = add(&catalog, &table, partitions).await.unwrap();
     let sevenths = |found: Vec<Partition>| {
@@ -311,7 +317,7 @@ async fn the_limit_is_on_what_the_residual_keeps() {
 async fn the_limit_cuts_and_says_so() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
     let keys = vec![key("n", KeyType::Int)];
-    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let partitions = (0..20).rev().map(|n| partition(&keys, &[&n.to_string()], vec![])).collect();
     let table = add(&catalog, &table, partitions).await.unwrap();
     let below = |n: i32| KeyPredicate::Compare(0, Comparison::Less, n.into());
@@ -330,7 +336,7 @@ async fn the_limit_cuts_and_says_so() {
 async fn comparisons_of_leading_keys_use_the_index() {
     let catalog = SqliteCatalog::in_memory().await.unwrap();
     let keys = vec![key("dt", KeyType::Date), key("region", KeyType::String), key("hr", KeyType::Int)];
-    let table = catalog.create_table(new_table("t", keys), Contents::default()).await.unwrap();
+    let table = catalog.create_table(new_table("t", keys), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let date = |day| ScalarValue::Date32(Some(day));
     let day = KeyPredicate::Compare(0, Comparison::Equal, date(9));
     let range = KeyPredicate::and([
@@ -338,12 +344,12 @@ async fn comparisons_of_leading_keys_use_the_index() {
         KeyPredicate::Compare(0, Comparison::Less, date(16)),
     ]);
     for (predicate, constraint) in [
-        (day.clone(), "table_id=? AND k0=?"),
-        (range.clone(), "table_id=? AND k0>? AND k0<?"),
-        (KeyPredicate::in_list(0, [date(9), date(11)]), "table_id=? AND k0=?"),
-        (KeyPredicate::IsNull(0), "table_id=? AND k0=?"),
-        (KeyPredicate::or([range.clone(), KeyPredicate::IsNull(0)]), "table_id=? AND k0>? AND k0<?"),
-        (KeyPredicate::and([day, KeyPredicate::Prefix(1, "eu".to_owned())]), "table_id=? AND k0=? AND k1>? AND k1<?"),
+        (day.clone(), "table_id=? AND removed=? AND k0=?"),
+        (range.clone(), "table_id=? AND removed=? AND k0>? AND k0<?"),
+        (KeyPredicate::in_list(0, [date(9), date(11)]), "table_id=? AND removed=? AND k0=?"),
+        (KeyPredicate::IsNull(0), "table_id=? AND removed=? AND k0=?"),
+        (KeyPredicate::or([range.clone(), KeyPredicate::IsNull(0)]), "table_id=? AND removed=? AND k0>? AND k0<?"),
+        (KeyPredicate::and([day, KeyPredicate::Prefix(1, "eu".to_owned())]), "table_id=? AND removed=? AND k0=? AND k1>? AND k1<?"),
     ] {
         let (query, complete) = partitions_query(&table, &predicate).unwrap();
         assert!(complete);
@@ -435,7 +441,7 @@ proptest! {
             rows.dedup();
             let partition = |values: &Vec<ScalarValue>| NewPartition { values: values.clone(), location: String::new(), files: vec![] };
             let contents = Contents { add_partitions: rows.iter().rev().map(partition).collect(), ..Default::default() };
-            let table = catalog.create_table(new_table("t", keys), contents).await.unwrap();
+            let table = catalog.create_table(new_table("t", keys), contents, &"CREATE TABLE".into()).await.unwrap();
             for predicate in predicates {
                 let list = catalog.partitions(&table, &predicate, usize::MAX).await.unwrap();
                 let kept: Vec<_> = list.partitions.into_iter().map(|partition| partition.values).collect();

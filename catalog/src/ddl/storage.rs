@@ -1,0 +1,194 @@
+//! The clauses that say how rows are kept in files: `STORED AS`, `USING`, `ROW FORMAT`, and the options of Spark's readers.
+
+use std::collections::BTreeMap;
+
+use datafusion::sql::sqlparser::tokenizer::{Location, Token};
+use windlass_engine::formats::{BAD_RECORDS, FileFormat, HEADER_LINES, Storage};
+
+use super::ParseError;
+use super::cursor::Cursor;
+use super::parse::properties;
+
+type Result<T> = std::result::Result<T, ParseError>;
+
+/// What the clauses have said so far.
+#[derive(Default)]
+pub(super) struct StorageClauses {
+    /// After `STORED AS` or `USING`, and where.
+    stored_as: Option<(FileFormat, Location)>,
+    /// Of `ROW FORMAT SERDE`.
+    serde_format: Option<FileFormat>,
+    serde: BTreeMap<String, String>,
+    is_delimited: bool,
+    /// `OpenCSVSerde` has a default of its own.
+    is_open_csv: bool,
+}
+
+impl StorageClauses {
+    /// Takes a clause if it is one of these.
+    pub(super) fn take(&mut self, c: &mut Cursor<'_>) -> Result<bool> {
+        if c.eat("ROW FORMAT SERDE") {
+            let (format, class) = class(c)?;
+            self.serde_format = Some(format);
+            self.is_open_csv = class.to_lowercase().contains("opencsv");
+            if c.eat("WITH SERDEPROPERTIES") {
+                self.serde.extend(properties(c)?);
+            }
+        } else if c.eat("ROW FORMAT DELIMITED") {
+            self.delimited(c)?;
+        } else if c.eat("STORED AS INPUTFORMAT") {
+            let at = c.position();
+            let (format, _) = class(c)?;
+            c.expect("OUTPUTFORMAT")?;
+            // Hive writes Avro and text with formats of many names.
+            c.string("a class name in quotes")?;
+            self.stored_as = Some((format, at));
+        } else if c.eat_any(&["STORED AS", "USING"]) {
+            let at = c.position();
+            if matches!(c.nth(0), Token::EOF) {
+                return Err(c.expected("PARQUET, TEXTFILE, CSV, JSONFILE or AVRO"));
+            }
+            let name = c.nth(0).to_string();
+            if c.eat("TSV") {
+                self.serde.entry("separatorChar".to_owned()).or_insert_with(|| "\\t".to_owned());
+                self.stored_as = Some((FileFormat::Csv, at));
+            } else {
+                let format = FileFormat::parse(&name).ok_or_else(|| other_format(c, name.trim_matches('\'')))?;
+                c.exact_identifier("a format")?;
+                self.stored_as = Some((format, at));
+            }
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn delimited(&mut self, c: &mut Cursor<'_>) -> Result<()> {
+        self.is_delimited = true;
+        let mut nested = false;
+        loop {
+            let property = if c.eat("FIELDS TERMINATED BY") {
+                "field.delim"
+            } else if c.eat("ESCAPED BY") {
+                "escape.delim"
+            } else if c.eat("LINES TERMINATED BY") {
+                "line.delim"
+            } else if c.eat("NULL DEFINED AS") {
+                "serialization.null.format"
+            } else if c.eat_any(&["COLLECTION ITEMS TERMINATED BY", "MAP KEYS TERMINATED BY"]) {
+                // Columns that would need it are refused.
+                nested = true;
+                ""
+            } else {
+                return Ok(());
+            };
+            let mut text = c.string("a character in quotes")?;
+            // Where a backslash escapes, Hive's own NULL has lost its.
+            if property == "serialization.null.format" && text == "N" && c.dialect().is_hive_like() {
+                text = "\\N".to_owned();
+            }
+            if !std::mem::take(&mut nested) {
+                self.serde.insert(property.to_owned(), text);
+            }
+        }
+    }
+
+    /// What all clauses say together, `options` of Spark's readers included: those that are understood move to where Hive has them.
+    ///
+    /// Errors: clauses that contradict each other.
+    pub(super) fn finish(
+        mut self,
+        c: &Cursor<'_>,
+        options: BTreeMap<String, String>,
+        properties: &mut BTreeMap<String, String>,
+    ) -> Result<Storage> {
+        let stored_as = self.stored_as.map(|(format, _)| format);
+        let format = match (stored_as, self.serde_format) {
+            (None, None) if self.is_delimited => FileFormat::Text,
+            // Serdes of CSV and JSON read text files.
+            (None | Some(FileFormat::Text), Some(serde)) => serde,
+            (Some(stored), Some(serde)) if stored != serde => {
+                let at = self.stored_as.map_or_else(|| c.position(), |(_, at)| at);
+                return Err(c.invalid_at(at, format!("the serde is for {serde} files, not for {stored}")));
+            }
+            (stored, _) => stored.unwrap_or_default(),
+        };
+        if self.is_open_csv && stored_as != Some(FileFormat::Csv) {
+            self.serde.entry("escapeChar".to_owned()).or_insert_with(|| "\\".to_owned());
+        }
+        if self.is_delimited && format == FileFormat::Csv {
+            for (from, to) in [("field.delim", "separatorChar"), ("escape.delim", "escapeChar")] {
+                if let Some(value) = self.serde.remove(from) {
+                    self.serde.insert(to.to_owned(), value);
+                }
+            }
+        } else if self.is_delimited && format != FileFormat::Text {
+            return Err(c.invalid(format!("ROW FORMAT DELIMITED is for text: {format} files have no delimiters")));
+        }
+        for (name, value) in options {
+            if format == FileFormat::Parquet || !self.option(format, &name, &value, properties) {
+                properties.insert(name, value);
+            }
+        }
+        if format == FileFormat::Parquet {
+            self.serde.clear();
+        }
+        Ok(Storage { format, serde: self.serde })
+    }
+
+    /// Understands an option of Spark's or DataFusion's readers.
+    fn option(&mut self, format: FileFormat, name: &str, value: &str, properties: &mut BTreeMap<String, String>) -> bool {
+        let is_text = format == FileFormat::Text;
+        let name = name.to_ascii_lowercase();
+        let serde = match name.strip_prefix("format.").unwrap_or(&name) {
+            "sep" | "delimiter" if is_text => "field.delim",
+            "sep" | "delimiter" => "separatorChar",
+            "quote" => "quoteChar",
+            "escape" if is_text => "escape.delim",
+            "escape" => "escapeChar",
+            "nullvalue" | "null_value" => "serialization.null.format",
+            "multiline" | "newlines_in_values" => "multiline",
+            "header" | "has_header" => {
+                let lines = if value.eq_ignore_ascii_case("true") { "1" } else { "0" };
+                properties.insert(HEADER_LINES.to_owned(), lines.to_owned());
+                return true;
+            }
+            "mode" => {
+                let policy = if value.eq_ignore_ascii_case("permissive") { "null" } else { "fail" };
+                properties.insert(BAD_RECORDS.to_owned(), policy.to_owned());
+                return true;
+            }
+            _ => return false,
+        };
+        self.serde.insert(serde.to_owned(), value.to_owned());
+        true
+    }
+}
+
+/// The format of a serde's or format's class, and its name.
+fn class(c: &mut Cursor<'_>) -> Result<(FileFormat, String)> {
+    let at = c.position();
+    let class = c.string("a class name in quotes")?;
+    match FileFormat::of_class(&class) {
+        Some(format) => Ok((format, class)),
+        None => {
+            let error = other_format(c, &class);
+            Err(ParseError { line: at.line, column: at.column, ..error })
+        }
+    }
+}
+
+fn other_format(c: &Cursor<'_>, format: &str) -> ParseError {
+    c.unsupported(format!("format '{format}' is not supported: only PARQUET, TEXTFILE, CSV, JSONFILE and AVRO are"))
+}
+
+/// The class that Hive has for a format's rows.
+pub(super) fn serde_class(format: FileFormat) -> &'static str {
+    match format {
+        FileFormat::Parquet => "org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe",
+        FileFormat::Text => "org.apache.hadoop.hive.serde2.lazy.LazySimpleSerDe",
+        FileFormat::Csv => "org.apache.hadoop.hive.serde2.OpenCSVSerde",
+        FileFormat::Json => "org.apache.hadoop.hive.serde2.JsonSerDe",
+        FileFormat::Avro => "org.apache.hadoop.hive.serde2.avro.AvroSerDe",
+    }
+}

@@ -1,0 +1,282 @@
+//! Writes and the history they leave.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::Utc;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::contents::{self, Changes, Sums, Target};
+use super::{count, create_table, failed, load_table, noun, partitions, qualified, reload_table, taken, to_json};
+use crate::catalog::{Contents, DataFile, NewTable, TableKind, TableMeta, Totals};
+use crate::commit::{Amount, Cause, Commit, Moment, Replaces, Write, WriteIntent, by_partition, format_time};
+use crate::error::{Error, Result};
+use crate::predicate::KeyPredicate;
+
+/// When the next change of a table is committed: now, but never before the change that was last, whatever the clock says.
+pub(super) async fn next_moment(connection: &mut SqliteConnection, table_id: i64) -> Result<i64> {
+    let last = sqlx::query_scalar("SELECT committed_ms FROM commits WHERE table_id = ?1 ORDER BY version DESC LIMIT 1").bind(table_id);
+    let last: Option<i64> = last.fetch_optional(connection).await.map_err(failed("read the history"))?;
+    Ok(Utc::now().timestamp_millis().max(last.unwrap_or_default()))
+}
+
+/// Adds a change to the history. The counters of the table are those after it.
+pub(super) async fn record(
+    connection: &mut SqliteConnection,
+    table_id: i64,
+    version: i64,
+    committed_ms: i64,
+    cause: &Cause,
+    changes: Changes,
+) -> Result<()> {
+    let insert = sqlx::query(
+        "INSERT INTO commits (table_id, version, committed_ms, operation, user, query_id, files_added, bytes_added, rows_added,
+             files_removed, bytes_removed, rows_removed, partition_count, file_count, byte_count, row_count, uncounted_files)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, partition_count, file_count, byte_count, row_count, uncounted_files
+         FROM tables WHERE id = ?1",
+    );
+    let insert = insert.bind(table_id).bind(version).bind(committed_ms).bind(&cause.operation).bind(&cause.user).bind(&cause.query_id);
+    let bind = |sums: Sums| (sums.files, sums.bytes, sums.known_rows());
+    let ((files_added, bytes_added, rows_added), (files_removed, bytes_removed, rows_removed)) =
+        (bind(changes.added), bind(changes.removed));
+    let insert = insert.bind(files_added).bind(bytes_added).bind(rows_added);
+    let insert = insert.bind(files_removed).bind(bytes_removed).bind(rows_removed);
+    insert.execute(connection).await.map_err(failed("record a commit"))?;
+    Ok(())
+}
+
+/// Remembers that a query is about to write.
+pub(super) async fn begin(connection: &mut SqliteConnection, intent: &WriteIntent) -> Result<()> {
+    let action = "begin a write";
+    let insert = sqlx::query("INSERT INTO writes (query_id, location, table_id) VALUES (?1, ?2, ?3)");
+    let insert = insert.bind(&intent.query_id).bind(&intent.location).bind(intent.table_id);
+    insert.execute(connection).await.map_err(taken("write of query", &intent.query_id, action))?;
+    Ok(())
+}
+
+/// Ends the intent of a write that is committed. Errors: `Abandoned`, and then it is still there, since nothing else happens either.
+async fn end(connection: &mut SqliteConnection, write: &Write) -> Result<()> {
+    let delete = sqlx::query_scalar::<_, Option<i64>>("DELETE FROM writes WHERE query_id = ?1 RETURNING abandoned_ms");
+    match delete.bind(&write.query_id).fetch_optional(connection).await.map_err(failed("end a write"))? {
+        Some(None) => Ok(()),
+        None if write.files.is_empty() => Ok(()),
+        // Files that nobody announced may have been taken for garbage.
+        _ => Err(Error::Abandoned { query: write.query_id.clone() }),
+    }
+}
+
+/// Writes that are open, or given up; with the times when they were.
+pub(super) async fn intents(connection: &mut SqliteConnection, abandoned: bool) -> Result<Vec<(WriteIntent, i64)>> {
+    let action = "list writes";
+    let select = sqlx::query(
+        "SELECT query_id, location, table_id, coalesce(abandoned_ms, 0) FROM writes WHERE (abandoned_ms IS NOT NULL) = ?1 ORDER BY query_id",
+    );
+    let rows = select.bind(abandoned).fetch_all(connection).await.map_err(failed(action))?;
+    let intent = |row: &SqliteRow| {
+        let intent = WriteIntent { query_id: row.try_get(0)?, location: row.try_get(1)?, table_id: row.try_get(2)? };
+        Ok((intent, row.try_get(3)?))
+    };
+    rows.iter().map(intent).collect::<Result<_, sqlx::Error>>().map_err(failed(action))
+}
+
+/// The table that a query has changed already, which is then what it left of it.
+async fn committed(connection: &mut SqliteConnection, query_id: &str) -> Result<Option<Arc<TableMeta>>> {
+    let select = sqlx::query_scalar("SELECT table_id FROM commits WHERE query_id = ?1 LIMIT 1").bind(query_id);
+    match select.fetch_optional(&mut *connection).await.map_err(failed("read the history"))? {
+        Some(table_id) => load_table(connection, table_id).await,
+        None => Ok(None),
+    }
+}
+
+/// Makes the change that a query intended.
+pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta, write: Write) -> Result<Arc<TableMeta>> {
+    if let Some(done) = committed(connection, &write.query_id).await? {
+        return Ok(done);
+    }
+    let gone = || Error::NotFound { what: noun(table.kind), name: qualified(table) };
+    let now = load_table(connection, table.id).await?.ok_or_else(gone)?;
+    check_columns(table, &now)?;
+    end(connection, &write).await?;
+    let version = now.version + 1;
+    let raise = sqlx::query("UPDATE tables SET version = ?2 WHERE id = ?1").bind(now.id).bind(version);
+    raise.execute(&mut *connection).await.map_err(failed("change a table"))?;
+    let committed_ms = next_moment(connection, now.id).await?;
+    let cause = write.cause();
+    let contents = replacement(connection, &now, write).await?;
+    let target = Target { table_id: now.id, keys: &now.keys, version, committed_ms, owns_files: true };
+    let changes = contents::apply(connection, &target, contents).await?;
+    record(connection, now.id, version, committed_ms, &cause, changes).await?;
+    reload_table(connection, now.id).await
+}
+
+/// Makes a table that holds what a query wrote.
+pub(super) async fn commit_new(connection: &mut SqliteConnection, table: NewTable, write: Write) -> Result<Arc<TableMeta>> {
+    if let Some(done) = committed(connection, &write.query_id).await? {
+        return Ok(done);
+    }
+    end(connection, &write).await?;
+    let cause = write.cause();
+    let add_partitions = by_partition(&table.keys, write.files)?.into_iter().map(|(_, partition)| partition).collect();
+    create_table(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await
+}
+
+/// A file that lacks a column, or has it under another name, would be read as NULLs: what the files were written for must still be there.
+fn check_columns(then: &TableMeta, now: &TableMeta) -> Result<()> {
+    let columns: HashSet<&str> = now.schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let has_all = then.schema.fields().iter().all(|field| columns.contains(field.name().as_str()));
+    match has_all && then.keys.iter().map(|key| (&key.name, key.key_type)).eq(now.keys.iter().map(|key| (&key.name, key.key_type))) {
+        true => Ok(()),
+        false => Err(Error::Conflict { table: qualified(now) }),
+    }
+}
+
+/// What comes and goes in the table as it is now.
+async fn replacement(connection: &mut SqliteConnection, table: &TableMeta, write: Write) -> Result<Contents> {
+    let new = by_partition(&table.keys, write.files)?;
+    let names: Vec<&str> = new.iter().map(|(name, _)| name.as_str()).collect();
+    let select = sqlx::query_as::<_, (String, i64)>(
+        "SELECT name, id FROM partitions WHERE table_id = ?1 AND removed = 0 AND name IN (SELECT value FROM json_each(?2))",
+    );
+    let existing = select.bind(table.id).bind(to_json(&names)?).fetch_all(&mut *connection).await.map_err(failed("look up partitions"))?;
+    let existing: HashMap<String, i64> = existing.into_iter().collect();
+
+    let mut contents = Contents::default();
+    match write.replaces {
+        Replaces::Nothing => {}
+        Replaces::TouchedPartitions => contents.empty_partitions = existing.values().copied().collect(),
+        Replaces::Partitions(predicate) => replace_partitions(connection, table, &predicate, &existing, &mut contents).await?,
+        Replaces::Table => replace_partitions(connection, table, &KeyPredicate::All, &existing, &mut contents).await?,
+        Replaces::Files { read_version, files } => {
+            check_unchanged(connection, table, read_version, &files).await?;
+            contents.remove_files = files;
+        }
+    }
+    for (name, partition) in new {
+        match existing.get(&name) {
+            Some(&partition_id) => contents.add_files.extend(partition.files.into_iter().map(|file| DataFile { partition_id, file })),
+            None => contents.add_partitions.push(partition),
+        }
+    }
+    Ok(contents)
+}
+
+/// Partitions that get new files are emptied, others go. The one partition of a table without keys stays.
+async fn replace_partitions(
+    connection: &mut SqliteConnection,
+    table: &TableMeta,
+    predicate: &KeyPredicate,
+    existing: &HashMap<String, i64>,
+    contents: &mut Contents,
+) -> Result<()> {
+    let refilled: HashSet<i64> = existing.values().copied().collect();
+    let (replaced, _) = partitions(connection, table, predicate, None, usize::MAX).await?;
+    let stays = |id: &i64| table.keys.is_empty() || refilled.contains(id);
+    (contents.empty_partitions, contents.remove_partitions) = replaced.into_iter().map(|partition| partition.id).partition(stays);
+    Ok(())
+}
+
+/// Refuses to replace files that are not there any more, or to which others were added: what was read is then not what is replaced.
+async fn check_unchanged(connection: &mut SqliteConnection, table: &TableMeta, read_version: i64, files: &[(i64, String)]) -> Result<()> {
+    let action = "look for conflicts";
+    let there = sqlx::query_scalar::<_, i64>(
+        "SELECT count(*) FROM json_each(?1) AS gone
+         CROSS JOIN files AS f ON f.partition_id = gone.value ->> 0 AND f.removed = 0 AND f.url = gone.value ->> 1
+         CROSS JOIN partitions AS p ON p.id = f.partition_id AND p.table_id = ?2",
+    );
+    let there = there.bind(to_json(files)?).bind(table.id).fetch_one(&mut *connection).await.map_err(failed(action))?;
+    let ids: BTreeSet<i64> = files.iter().map(|(id, _)| *id).collect();
+    let more = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (SELECT 1 FROM files WHERE partition_id IN (SELECT value FROM json_each(?1)) AND removed = 0 AND added > ?2)",
+    );
+    let more = more.bind(to_json(&ids)?).bind(read_version).fetch_one(connection).await.map_err(failed(action))?;
+    match count(there) == files.len() as u64 && !more {
+        true => Ok(()),
+        false => Err(Error::Conflict { table: qualified(table) }),
+    }
+}
+
+/// The newest changes of all tables.
+pub(super) async fn history(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<Commit>> {
+    let action = "read the history";
+    let select = sqlx::query(
+        "SELECT t.database, t.name, c.version, c.committed_ms, c.operation, c.user, c.query_id, c.files_added, c.bytes_added,
+             c.rows_added, c.files_removed, c.bytes_removed, c.rows_removed
+         FROM commits AS c JOIN tables AS t ON t.id = c.table_id ORDER BY c.committed_ms DESC, c.table_id, c.version DESC LIMIT ?1",
+    );
+    let rows = select.bind(limit).fetch_all(connection).await.map_err(failed(action))?;
+    let amount = |row: &SqliteRow, first: usize| {
+        let (files, bytes) = (row.try_get::<Option<i64>, _>(first)?, row.try_get::<Option<i64>, _>(first + 1)?);
+        let rows = row.try_get::<Option<i64>, _>(first + 2)?.map(count);
+        Ok::<_, sqlx::Error>(files.zip(bytes).map(|(files, bytes)| Amount { files: count(files), bytes: count(bytes), rows }))
+    };
+    let commit = |row: &SqliteRow| {
+        Ok(Commit {
+            database: row.try_get(0)?,
+            table: row.try_get(1)?,
+            version: row.try_get(2)?,
+            committed_ms: row.try_get(3)?,
+            cause: Cause { operation: row.try_get(4)?, user: row.try_get(5)?, query_id: row.try_get(6)? },
+            added: amount(row, 7)?,
+            removed: amount(row, 10)?,
+        })
+    };
+    rows.iter().map(commit).collect::<Result<_, sqlx::Error>>().map_err(failed(action))
+}
+
+/// The table with the contents of a moment.
+pub(super) async fn as_of(connection: &mut SqliteConnection, table: &TableMeta, moment: Moment) -> Result<Arc<TableMeta>> {
+    let action = "look up a version";
+    let name = qualified(table);
+    if table.kind != TableKind::Managed {
+        let what = if table.kind == TableKind::View { "a view" } else { "external: others may replace its files" };
+        return Err(Error::Unsupported(format!("'{name}' has no versions to read, because it is {what}")));
+    }
+    let (column, wanted) = match moment {
+        Moment::Version(version) => ("version", version),
+        Moment::Time(ms) => ("committed_ms", ms),
+    };
+    // A version is one of the list; a time is after the version that was current.
+    let comparison = if matches!(moment, Moment::Version(_)) { "=" } else { "<=" };
+    let select = format!(
+        "SELECT version FROM commits WHERE table_id = ?1 AND {column} {comparison} ?2 AND file_count IS NOT NULL
+         ORDER BY version DESC LIMIT 1"
+    );
+    let found = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(select)).bind(table.id).bind(wanted);
+    if let Some(version) = found.fetch_optional(&mut *connection).await.map_err(failed(action))? {
+        return Ok(Arc::new(TableMeta { as_of: Some(version), ..table.clone() }));
+    }
+    let kept = sqlx::query_as::<_, (i64, i64)>(
+        "SELECT version, committed_ms FROM commits WHERE table_id = ?1 AND file_count IS NOT NULL ORDER BY version LIMIT 1",
+    );
+    let kept = kept.bind(table.id).fetch_optional(connection).await.map_err(failed(action))?;
+    let (oldest, since) = kept.ok_or_else(|| Error::NotFound { what: noun(table.kind), name: name.clone() })?;
+    Err(Error::Invalid(match moment {
+        Moment::Version(version) if version > table.version => {
+            format!("table '{name}' has no version {version}: the newest is {}", table.version)
+        }
+        Moment::Version(version) => {
+            format!("version {version} of table '{name}' is not kept: the oldest that is, {oldest}, is of {}", format_time(since))
+        }
+        Moment::Time(ms) => {
+            let (time, since) = (format_time(ms), format_time(since));
+            format!("table '{name}' as of {time} is not kept: the oldest version that is, {oldest}, is of {since}")
+        }
+    }))
+}
+
+/// Sums over a table as it was.
+pub(super) async fn totals_as_of(connection: &mut SqliteConnection, table: &TableMeta, version: i64) -> Result<Totals> {
+    let action = "read the size of a version";
+    let select = sqlx::query(
+        "SELECT partition_count, file_count, byte_count, row_count, uncounted_files FROM commits
+         WHERE table_id = ?1 AND version = ?2 AND file_count IS NOT NULL",
+    );
+    let row = select.bind(table.id).bind(version).fetch_optional(connection).await.map_err(failed(action))?;
+    let row = row.ok_or_else(|| Error::Invalid(format!("version {version} of table '{}' is no longer kept", qualified(table))))?;
+    let get = |index: usize| row.try_get::<i64, _>(index).map(count).map_err(failed(action));
+    Ok(Totals { partitions: get(0)?, files: get(1)?, bytes: get(2)?, rows: (get(4)? == 0).then_some(get(3)?) })
+}
+
+#[cfg(test)]
+mod tests;
