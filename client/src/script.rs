@@ -42,7 +42,8 @@ pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
 
 /// Whether a statement returns rows, by its first word; the others change something and return a count or a message at most.
 pub fn returns_rows(sql: &str) -> bool {
-    const WORDS: [&str; 11] = ["select", "with", "values", "show", "describe", "desc", "explain", "analyze", "msck", "table", "from"];
+    const WORDS: [&str; 12] =
+        ["select", "with", "values", "show", "describe", "desc", "explain", "analyze", "msck", "table", "from", "call"];
     let mut at = 0;
     while let Some(c) = sql[at..].chars().next() {
         let (end, is_blank) = token(sql, at, c);
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn the_first_word_says_whether_rows_come_back() {
-        for rows in ["select 1", "/* windlass.engine = local */\n(( SELECT 1", "-- x\nwith a as (select 1) select 2", "from t"] {
+        for rows in ["select 1", "/* windlass.engine = local */\n(( SELECT 1", "-- x\nwith a as (select 1) select 2", "from t", "CALL p()"]
+        {
             assert!(returns_rows(rows), "{rows}");
         }
         for none in ["", "-- select", "create table t", "selected"] {

@@ -7,9 +7,11 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use windlass_engine::config::{ConfigError, Secret, load, require_loopback};
 use windlass_engine::memory::available_bytes;
+use windlass_engine::stores::StoreOptions;
 use windlass_engine::telemetry::{LogFilter, LogOptions};
 
 use crate::flight_sql::FrontDoorOptions;
+use crate::garbage::GarbageOptions;
 use crate::guard::GuardLimits;
 use crate::planning::PlanningLimits;
 use crate::query::QueryLimits;
@@ -46,9 +48,10 @@ pub struct SchedulerConfig {
     pub insecure_network: bool,
     /// Where the catalog and the key that signs tokens are kept. One scheduler at a time.
     pub data_dir: PathBuf,
-    /// Where tables without a location are kept; `warehouse` in the data directory if absent. Executors must be allowed to read it.
+    /// Where tables without a location are kept, a directory or the URL of a bucket; `warehouse` in the data directory if absent. Executors
+    /// must be allowed to use it.
     pub warehouse_dir: Option<PathBuf>,
-    /// Directories that tables may use, besides the warehouse; must be the executors'.
+    /// Directories and buckets that tables may use, besides the warehouse; must be the executors'.
     pub allowed_locations: Vec<String>,
     /// RAM that queries in this process share. Reaching it makes operators spill; the process may grow beyond it.
     pub memory_limit_bytes: u64,
@@ -62,6 +65,8 @@ pub struct SchedulerConfig {
     pub executor_timeout_s: u64,
     /// Seconds that running queries get to end after SIGTERM, and announced results to be fetched.
     pub drain_timeout_s: u64,
+    /// When files that nobody needs are deleted.
+    pub garbage: GarbageOptions,
     /// How clients reach us, and who may call.
     pub front_door: FrontDoorOptions,
     /// How large a statement may be.
@@ -74,6 +79,8 @@ pub struct SchedulerConfig {
     pub queries: QueryLimits,
     /// What is logged.
     pub log: LogOptions,
+    /// How buckets are reached; must be the executors'.
+    pub stores: Vec<StoreOptions>,
 }
 
 impl Default for SchedulerConfig {
@@ -98,12 +105,14 @@ impl Default for SchedulerConfig {
             cluster_key: None,
             executor_timeout_s: 12,
             drain_timeout_s: 30,
+            garbage: GarbageOptions::default(),
             front_door: FrontDoorOptions::default(),
             guard: GuardLimits::default(),
             planning: PlanningLimits::default(),
             sessions: SessionLimits::default(),
             queries: QueryLimits::default(),
             log: LogOptions::default(),
+            stores: Vec::new(),
         }
     }
 }
@@ -151,7 +160,7 @@ pub struct Flags {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warehouse_dir: Option<PathBuf>,
-    /// Directory that tables may use (repeatable)
+    /// Directory or bucket that tables may use (repeatable)
     #[arg(long = "allow-location", value_name = "PREFIX")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed_locations: Vec<String>,

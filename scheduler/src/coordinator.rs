@@ -10,7 +10,10 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tracing::{Instrument, info, info_span};
 use windlass_catalog::Catalog;
+use windlass_catalog::catalog::ViewDefinition;
+use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::{Analyze, DdlStatement};
+use windlass_catalog::names::TemporaryViews;
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::WindlassOptions;
 use windlass_engine::session::SETTABLE;
@@ -21,14 +24,16 @@ use crate::ddl::{self, Analyzing, DdlExecutor, ViewPlanner};
 use crate::engines::{Cluster, Engine};
 use crate::error::Result;
 use crate::explain::{engine_row, explain, note_rows, with_reports};
+use crate::garbage::{self, Collector, GarbageOptions};
 use crate::guard::GuardLimits;
 use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, settings_schema};
 use crate::query::rows::{Analyzed, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::schema::to_client;
 use crate::session::{Session, SessionLimits, Sessions};
-use crate::statement::{Action, ExplainMode, Statement};
+use crate::statement::{Action, ExplainMode, Statement, StatementKind};
 use crate::system;
+use crate::write::{self, Ingest};
 
 /// Name shown as the engine of statements that no engine runs.
 const CATALOG_ENGINE: &str = "catalog";
@@ -44,6 +49,8 @@ pub struct CoordinatorLimits {
     pub sessions: SessionLimits,
     /// How many queries there may be.
     pub queries: QueryLimits,
+    /// When garbage is collected.
+    pub garbage: GarbageOptions,
 }
 
 /// What a coordinator is made of.
@@ -73,22 +80,32 @@ pub struct Coordinator {
     planner: Arc<Planner>,
     sessions: Sessions,
     queries: Arc<Queries>,
+    collector: Arc<Collector>,
 }
 
 impl Coordinator {
     /// Must be called inside a tokio runtime.
     pub fn new(parts: Parts, limits: CoordinatorLimits) -> Arc<Self> {
         let queries = Queries::new(limits.queries);
-        let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster));
-        let engines = Engines { local: parts.local, pipelined: parts.pipelined, staged: parts.staged };
-        let planner = Planner::new(limits.planning, limits.guard, Arc::clone(&parts.catalog), system, parts.runtime, engines);
+        let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster), Arc::clone(&parts.catalog));
+        let collector = Collector::new(Arc::clone(&parts.catalog), Arc::clone(&parts.runtime), Arc::clone(&queries), limits.garbage);
+        let engines = Engines { local: parts.local, pipelined: parts.pipelined, staged: parts.staged, cluster: Arc::clone(&parts.cluster) };
+        let ddl = Arc::new(parts.ddl);
+        let (catalog, names) = (Arc::clone(&parts.catalog), Arc::clone(&ddl));
+        let planner = Planner::new(limits.planning, limits.guard, catalog, names, system, parts.runtime, engines);
         Arc::new(Self {
             catalog: parts.catalog,
-            ddl: Arc::new(parts.ddl),
+            ddl,
             planner: Arc::new(planner),
             sessions: Sessions::new(limits.sessions, parts.cluster),
             queries,
+            collector: Arc::new(collector),
         })
+    }
+
+    /// What deletes files that nobody needs.
+    pub fn collector(&self) -> &Arc<Collector> {
+        &self.collector
     }
 
     /// All open sessions.
@@ -134,7 +151,7 @@ impl Coordinator {
         resolved: Option<Resolved>,
     ) -> Result<Arc<Query>> {
         let work = match statement.action() {
-            Action::Query(_) | Action::Explain { mode: ExplainMode::Analyze, .. } => {
+            Action::Query(_) | Action::Write(_) | Action::Explain { mode: ExplainMode::Analyze, .. } => {
                 return self.run(session, statement, parameters, resolved).await;
             }
             Action::Explain { mode, .. } => {
@@ -153,7 +170,22 @@ impl Coordinator {
                     return Ok(query);
                 }
                 let planner = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
-                Work::Statement(Box::pin(run_names(Arc::clone(&self.ddl), names.as_ref().clone(), planner, statement.schema())))
+                let head = head(session, statement, CATALOG_ENGINE, statement.schema());
+                let by = Cause { user: session.user().to_owned(), query_id: Some(head.id.to_string()), ..Cause::default() };
+                let run = run_names(Arc::clone(&self.ddl), names.as_ref().clone(), by, planner, statement.schema());
+                return self.queries.launch(head, Work::Statement(Box::pin(run))).await;
+            }
+            Action::Vacuum(vacuum) => {
+                let (ddl, collector, vacuum) = (Arc::clone(&self.ddl), Arc::clone(&self.collector), vacuum.clone());
+                let database = session.database();
+                Work::Statement(Box::pin(async move {
+                    let table = match &vacuum.table {
+                        Some(name) => Some(ddl.table(name, &database).await?),
+                        None => None,
+                    };
+                    let collected = collector.collect(table.as_deref(), vacuum.older_than, vacuum.dry_run).await?;
+                    Ok(Outcome { rows: Some(garbage::collected_rows(&collected)?), affected_rows: None })
+                }))
             }
             Action::Set { name, value } => {
                 session.set(name, value)?;
@@ -166,6 +198,21 @@ impl Coordinator {
             Action::Show(name) => Work::rows(settings(session, name.as_deref())?),
         };
         self.queries.launch(head(session, statement, CATALOG_ENGINE, statement.schema()), work).await
+    }
+
+    /// Starts to write the rows that a client streams to us.
+    pub(crate) async fn ingest(&self, session: &Arc<Session>, ingest: Ingest) -> Result<Arc<Query>> {
+        let text = format!("INGEST INTO {}", ingest.table);
+        let planned = self.planner.plan_ingest(session, ingest).instrument(info_span!(SPAN_PLAN)).await?;
+        let head = QueryHead {
+            id: new_query_id(),
+            session: Arc::clone(session),
+            label: label(&text),
+            schema: write::result_schema(),
+            engine: planned.engine.name(),
+            updates: true,
+        };
+        self.admit(head, planned, Box::new(|run| run)).await
     }
 
     /// The query, if it is still remembered.
@@ -198,6 +245,7 @@ impl Coordinator {
         let mut planned = self.planner.plan(session, statement, parameters.cloned(), resolved).instrument(info_span!(SPAN_PLAN)).await?;
         let (schema, present): (_, Present) = match statement.action() {
             Action::Query(_) => (Arc::clone(&planned.schema), Box::new(|run| run)),
+            Action::Write(_) => (write::result_schema(), Box::new(|run| run)),
             _ => {
                 let (engine, notes, reports) =
                     (engine_row(&planned), note_rows(&planned).collect::<Vec<_>>(), Arc::new(ScanReports::default()));
@@ -213,7 +261,7 @@ impl Coordinator {
         let views = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
         let Some(analysis) = self.ddl.analysis(analyze, &session.database(), &views).await? else { return Ok(None) };
         let plan = async {
-            let (query, resolved) = self.planner.prepare(session, &analysis.sql()).await?;
+            let (query, resolved) = self.planner.prepare(session, &format!("/* windlass.dialect = generic */ {}", analysis.sql())).await?;
             self.planner.plan(session, &Arc::new(query), None, resolved).await
         };
         let planned = plan.instrument(info_span!(SPAN_PLAN)).await?;
@@ -230,7 +278,10 @@ impl Coordinator {
         schema: SchemaRef,
         present: Present,
     ) -> Result<Arc<Query>> {
-        let head = head(session, statement, planned.engine.name(), schema);
+        self.admit(head(session, statement, planned.engine.name(), schema), planned, present).await
+    }
+
+    async fn admit(&self, head: QueryHead, planned: Planned, present: Present) -> Result<Arc<Query>> {
         let timeout = WindlassOptions::of(planned.context.state().config_options()).query_timeout_s;
         let work = Work::Plans {
             engine: Arc::clone(&planned.engine),
@@ -243,12 +294,19 @@ impl Coordinator {
 }
 
 fn head(session: &Arc<Session>, statement: &Statement, engine: &'static str, schema: SchemaRef) -> QueryHead {
-    QueryHead { id: new_query_id(), session: Arc::clone(session), label: label(statement.sql()), schema, engine }
+    let updates = statement.kind() == StatementKind::Update;
+    QueryHead { id: new_query_id(), session: Arc::clone(session), label: label(statement.sql()), schema, engine, updates }
 }
 
-async fn run_names(ddl: Arc<DdlExecutor>, statement: DdlStatement, planner: SessionPlanner, schema: SchemaRef) -> Result<Outcome> {
+async fn run_names(
+    ddl: Arc<DdlExecutor>,
+    statement: DdlStatement,
+    by: Cause,
+    planner: SessionPlanner,
+    schema: SchemaRef,
+) -> Result<Outcome> {
     let session = &planner.session;
-    match ddl.execute(&statement, &session.database(), &planner).await? {
+    match ddl.execute(&statement, &session.database(), &by, &planner).await? {
         ddl::Outcome::Rows(found, batches) => {
             let rows = to_client(&concat_batches(&found, &batches)?, &schema)?;
             Ok(Outcome { rows: Some(rows), affected_rows: None })
@@ -259,6 +317,10 @@ async fn run_names(ddl: Arc<DdlExecutor>, statement: DdlStatement, planner: Sess
         }
         ddl::Outcome::UseDatabase(database) => {
             session.set_database(database);
+            Ok(Outcome::default())
+        }
+        ddl::Outcome::TemporaryView(name, view) => {
+            session.set_temporary_view(&name, view)?;
             Ok(Outcome::default())
         }
     }
@@ -272,8 +334,12 @@ struct SessionPlanner {
 
 #[async_trait]
 impl ViewPlanner for SessionPlanner {
-    async fn plan_schema(&self, sql: &str, default_database: &str) -> Result<SchemaRef> {
-        self.planner.columns(&self.session, sql, default_database).await
+    async fn plan_schema(&self, view: &ViewDefinition, temporary: Arc<TemporaryViews>) -> Result<SchemaRef> {
+        self.planner.columns(&self.session, view, temporary).await
+    }
+
+    fn temporary_views(&self) -> Arc<TemporaryViews> {
+        self.session.temporary_views()
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod analyze;
 mod change;
+mod new_table;
 mod repair;
 mod show;
 #[cfg(test)]
@@ -19,8 +20,11 @@ use datafusion::catalog::information_schema::{INFORMATION_SCHEMA, INFORMATION_SC
 use datafusion::execution::runtime_env::RuntimeEnv;
 use futures::future::BoxFuture;
 use url::Url;
-use windlass_catalog::catalog::{CATALOG, Database, TableMeta};
+use windlass_catalog::catalog::{CATALOG, Database, TableMeta, ViewDefinition, is_warehouse};
+use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::{DatabaseName, DdlStatement, TableName};
+use windlass_catalog::files::Files;
+use windlass_catalog::names::TemporaryViews;
 use windlass_catalog::{Catalog, Error as CatalogError};
 use windlass_engine::{LocationError, Locations};
 use windlass_proto::Kind;
@@ -37,13 +41,20 @@ pub enum Outcome {
     Done(Option<String>),
     /// The session's current database is this one from now on.
     UseDatabase(String),
+    /// The session's view of this name is this one from now on, or there is none.
+    TemporaryView(String, Option<ViewDefinition>),
 }
 
 /// Plans queries without running them, to learn the columns of views.
 #[async_trait]
 pub trait ViewPlanner: Send + Sync {
-    /// Columns of a query whose unqualified names belong to `default_database`. Errors: those of planning it.
-    async fn plan_schema(&self, sql: &str, default_database: &str) -> Result<SchemaRef>;
+    /// Columns of a view's query, which sees these views of the session. Errors: those of planning it.
+    async fn plan_schema(&self, view: &ViewDefinition, temporary: Arc<TemporaryViews>) -> Result<SchemaRef>;
+
+    /// Views that only the session knows, by name.
+    fn temporary_views(&self) -> Arc<TemporaryViews> {
+        Arc::default()
+    }
 }
 
 /// Runs statements that show or change names. One per scheduler; statements may run at the same time.
@@ -76,14 +87,30 @@ impl DdlExecutor {
         Self { catalog, locations, runtime, warehouse, virtual_tables: virtual_tables.into_iter().chain(information_schema).collect() }
     }
 
+    /// A table or view that must exist. Errors: `NotFound`.
+    pub async fn table(&self, name: &TableName, current_database: &str) -> Result<Arc<TableMeta>> {
+        own_catalog(name.catalog.as_deref())?;
+        let database = name.database.as_deref().unwrap_or(current_database);
+        let found = self.catalog.table(database, &name.name).await?;
+        Ok(found.ok_or_else(|| CatalogError::NotFound { what: "table", name: format!("{database}.{}", name.name) })?)
+    }
+
+    /// Files that are no table's.
+    pub fn files(&self) -> Files {
+        Files::new(Arc::clone(&self.catalog), self.locations.clone(), Arc::clone(&self.runtime))
+    }
+
     /// Runs a statement to its end. Changes are committed when it returns; SHOW and DESCRIBE change nothing.
+    ///
+    /// `by` says in the history who ran it; what it did, the statement says.
     pub fn execute<'a>(
         &'a self,
         statement: &'a DdlStatement,
         current_database: &'a str,
+        by: &'a Cause,
         planner: &'a dyn ViewPlanner,
     ) -> BoxFuture<'a, Result<Outcome>> {
-        let names = Names { executor: self, current_database, planner };
+        let names = Names { executor: self, current_database, by, planner };
         // In a box, because callers cannot prove to the compiler that the future is `Send`.
         Box::pin(async move { names.execute(statement).await })
     }
@@ -116,6 +143,7 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
         | DdlStatement::CreateTable(_)
         | DdlStatement::CreateView(_)
         | DdlStatement::Drop { .. }
+        | DdlStatement::Truncate { .. }
         | DdlStatement::Alter { .. } => return None,
     };
     Some(Arc::new(Schema::new(names.iter().map(|name| Field::new(*name, DataType::Utf8, true)).collect::<Vec<_>>())))
@@ -140,6 +168,7 @@ fn rows_of(statement: &DdlStatement, rows: Vec<Row>) -> Result<RecordBatch> {
 struct Names<'a> {
     executor: &'a DdlExecutor,
     current_database: &'a str,
+    by: &'a Cause,
     planner: &'a dyn ViewPlanner,
 }
 
@@ -147,7 +176,8 @@ impl Names<'_> {
     /// Runs a statement, and again if others change its table between its reading and its commit: jobs that add partitions to one table at
     /// the same time should not have to know of each other.
     async fn execute(&self, statement: &DdlStatement) -> Result<Outcome> {
-        let (DdlStatement::Alter { table, .. } | DdlStatement::Repair { table, .. }) = statement else {
+        let (DdlStatement::Alter { table, .. } | DdlStatement::Repair { table, .. } | DdlStatement::Truncate { table, .. }) = statement
+        else {
             return self.attempt(statement).await;
         };
         for _ in 1..ATTEMPTS_MAX {
@@ -174,6 +204,7 @@ impl Names<'_> {
             DdlStatement::CreateView(create) => self.create_view(create).await,
             DdlStatement::Drop { table, if_exists, view } => self.drop_table(table, *if_exists, *view).await,
             DdlStatement::Alter { table, view, alteration } => self.alter(table, *view, alteration).await,
+            DdlStatement::Truncate { table, conditions } => self.truncate(table, conditions).await,
             DdlStatement::Repair { table, mode } => {
                 let row = self.repair(table, *mode).await?;
                 rows(statement, vec![row.map(Some).into()])
@@ -209,9 +240,7 @@ impl Names<'_> {
 
     /// A table or view that must exist.
     async fn table(&self, table: &TableName) -> Result<Arc<TableMeta>> {
-        let found = self.find(table).await?;
-        let (database, name) = self.qualify(table)?;
-        Ok(found.ok_or_else(|| CatalogError::NotFound { what: "table", name: format!("{database}.{name}") })?)
+        self.executor.table(table, self.current_database).await
     }
 
     /// The directory URL of a location that a user wrote. Errors: `Denied` outside of the allowed locations.
@@ -222,7 +251,8 @@ impl Names<'_> {
 
 fn own_catalog(catalog: Option<&str>) -> Result<()> {
     match catalog {
-        None | Some(CATALOG) => Ok(()),
+        None => Ok(()),
+        Some(name) if is_warehouse(name) => Ok(()),
         Some(other) => Err(CatalogError::NotFound { what: "catalog", name: other.to_owned() }.into()),
     }
 }

@@ -58,6 +58,10 @@ pub trait Run: Send + Sync {
     }
     /// The rows from the first, waiting for [`Run::finished`] where the engine cannot stream. Each call starts again.
     async fn rows(&self) -> Result<SendableRecordBatchStream>;
+    /// Rows that a statement has changed, once it has; `None` for queries.
+    fn affected_rows(&self) -> Option<i64> {
+        None
+    }
     /// Rows, bytes and time per stage and operator after the end, as text; `None` where the engine keeps none.
     async fn analysis(&self) -> Result<Option<String>>;
     /// Stops all tasks. Idempotent.

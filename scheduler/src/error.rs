@@ -116,6 +116,10 @@ fn classify(error: &DataFusionError) -> Error {
         DataFusionError::IoError(cause) => worded(Kind::Unavailable, &cause.to_string()),
         DataFusionError::ObjectStore(cause) => match cause.as_ref() {
             object_store::Error::NotFound { .. } => worded(Kind::NotFound, &cause.to_string()),
+            object_store::Error::PermissionDenied { source, .. } | object_store::Error::Unauthenticated { source, .. } => {
+                worded(Kind::Denied, &source.to_string())
+            }
+            object_store::Error::Precondition { source, .. } => worded(Kind::Invalid, &source.to_string()),
             _ => worded(Kind::Unavailable, &cause.to_string()),
         },
         DataFusionError::Internal(text) | DataFusionError::Substrait(text) | DataFusionError::Ffi(text) => worded(Kind::Internal, text),

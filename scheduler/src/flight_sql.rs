@@ -3,7 +3,8 @@
 //! [`FlightFrontend`] implements Flight itself and dispatches on arrow-flight's `Command` instead of mounting its `FlightSqlService`: that
 //! one leaves out polling, schemas and session actions, turns malformed commands into internal errors, and cannot attach headers to answers.
 //!
-//! Reading order: `rpc` (who calls, what every call shares), [`statements`] (statements from command to rows), `actions` (prepare, cancel,
+//! Reading order: `rpc` (who calls, what every call shares), [`statements`] (statements from command to rows), `ingest` (rows that clients stream
+//! to us), `actions` (prepare, cancel,
 //! session options), `metadata` and `sql_info` (what tools ask about tables and about us), `columns` (how a column is described), `stream`
 //! (rows to messages), `prepared` and `ticket` (what clients hold in their hands).
 
@@ -26,6 +27,7 @@ use crate::error::{Error, Result};
 
 mod actions;
 mod columns;
+mod ingest;
 mod metadata;
 mod prepared;
 mod rpc;

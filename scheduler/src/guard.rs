@@ -3,9 +3,9 @@
 //! DataFusion parses and plans recursively and in time quadratic in the length of an operator chain: 20,000 flat `OR`s overflow its
 //! stack, 8,000 take half a minute. So the text is split into tokens, which is linear, and the tokens are counted.
 
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Word};
+use windlass_engine::Dialect;
 use windlass_proto::Kind;
 
 use crate::error::{Error, Result};
@@ -35,11 +35,11 @@ impl Default for GuardLimits {
 /// Splits a statement into tokens and checks them. Trailing semicolons are taken off.
 ///
 /// Errors: `Exhausted` for text above the limits, `Invalid` for text that is no single statement.
-pub fn tokens(sql: &str, limits: &GuardLimits) -> Result<Vec<TokenWithSpan>> {
+pub fn tokens(sql: &str, dialect: Dialect, limits: &GuardLimits) -> Result<Vec<TokenWithSpan>> {
     if sql.len() > limits.bytes_max {
         return Err(too_much("bytes", sql.len(), limits.bytes_max));
     }
-    let mut tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(|error| {
+    let mut tokens = Tokenizer::new(dialect.grammar(), sql).tokenize_with_location().map_err(|error| {
         Error::invalid(format!("cannot read the statement: {}", error.message)).at(error.location.line, error.location.column)
     })?;
     let ends = |token: &TokenWithSpan| matches!(token.token, Token::Whitespace(_) | Token::SemiColon | Token::EOF);
@@ -116,11 +116,18 @@ impl Count {
                 Keyword::CASE => self.open(true, limits)?,
                 Keyword::END if frame.is_case => self.close(true),
                 Keyword::AND | Keyword::OR | Keyword::XOR | Keyword::NOT => frame.logical += 1,
-                Keyword::IS | Keyword::LIKE | Keyword::ILIKE | Keyword::RLIKE | Keyword::SIMILAR | Keyword::BETWEEN | Keyword::IN => {
-                    frame.comparisons += 1
-                }
+                Keyword::IS
+                | Keyword::LIKE
+                | Keyword::ILIKE
+                | Keyword::RLIKE
+                | Keyword::REGEXP
+                | Keyword::SIMILAR
+                | Keyword::BETWEEN
+                | Keyword::IN => frame.comparisons += 1,
                 Keyword::COLLATE | Keyword::DIV | Keyword::AT => frame.others += 1,
-                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS | Keyword::JOIN => frame.branches += 1,
+                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::MINUS | Keyword::JOIN | Keyword::LATERAL => {
+                    frame.branches += 1
+                }
                 Keyword::DISTINCT => self.after_distinct = true,
                 // `a IS DISTINCT FROM b` opens no FROM clause.
                 Keyword::FROM if !after_distinct => {
@@ -200,7 +207,7 @@ mod tests {
     use super::*;
 
     fn check(sql: &str) -> Result<usize> {
-        tokens(sql, &GuardLimits::default()).map(|tokens| tokens.len())
+        tokens(sql, Dialect::Generic, &GuardLimits::default()).map(|tokens| tokens.len())
     }
 
     #[test]

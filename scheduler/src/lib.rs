@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`server`] (how a scheduler is put together), [`config`], [`flight_sql`] with [`auth`] (the front door), [`session`],
 //! [`guard`] and [`statement`] (text before it is planned), [`coordinator`] (what the front door calls), [`ddl`] and [`system`] (names),
-//! [`planning`], [`explain`], [`query`] (one run of a statement), [`engines`] (what runs it), [`cluster`] (executors and their slots), [`http`] and
+//! [`planning`], `write` (rows that become files), [`explain`], [`query`] (one run of a statement), [`garbage`] (files that nobody needs), [`engines`] (what runs it), [`cluster`] (executors and their slots), [`http`] and
 //! [`metrics`] (for operators).
 
 pub mod auth;
@@ -14,6 +14,7 @@ pub mod engines;
 pub mod error;
 pub mod explain;
 pub mod flight_sql;
+pub mod garbage;
 pub mod guard;
 pub mod http;
 pub mod metrics;
@@ -24,6 +25,7 @@ pub mod server;
 pub mod session;
 pub mod statement;
 pub mod system;
+mod write;
 
 pub use config::SchedulerConfig;
 pub use error::{Error, Result};

@@ -23,31 +23,45 @@ use datafusion::sql::parser;
 use datafusion::sql::sqlparser::ast;
 use windlass_catalog::Catalog;
 use windlass_catalog::catalog::ViewDefinition;
-use windlass_catalog::names::{NamesCache, StatementCatalogs, ViewPlanner};
+use windlass_catalog::files::FILES;
+use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews, ViewPlanner};
+use windlass_engine::WindlassOptions;
+use windlass_engine::functions::with_dialect;
 use windlass_engine::session::state_builder;
 use windlass_proto::{Kind, QueryId};
 
 pub use self::choice::Engines;
 use self::estimates::with_estimates;
+use self::files::name_files;
+use self::generators::with_generators;
 use self::join_order::{order_joins, with_join_order};
 use self::key_answers::answer_from_keys;
 use self::prelude::Prelude;
+use self::spelling::respell;
 use self::threads::Threads;
+use self::time_travel::with_time_travel;
+use crate::ddl::DdlExecutor;
 use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
+use crate::garbage::collected_schema;
 use crate::guard::GuardLimits;
 use crate::query::rows::plan_schema;
 use crate::schema::{client_schema, client_type};
 use crate::session::Session;
 use crate::statement::{Action, Parsed, Statement, parse};
+use crate::write::{Committing, Ingest, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
 
 mod choice;
 pub mod estimates;
+mod files;
+mod generators;
 pub mod join_order;
 mod key_answers;
 mod prelude;
+mod spelling;
 mod threads;
+mod time_travel;
 
 /// How much planning may cost.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,11 +75,13 @@ pub struct PlanningLimits {
     pub timeout_seconds: u64,
     /// Rows of parameters bound to one query; each is a run of its own.
     pub parameter_rows_max: usize,
+    /// Whether queries may read files that are no table's, under the allowed locations: `read_parquet('location')` and the like.
+    pub read_files: bool,
 }
 
 impl Default for PlanningLimits {
     fn default() -> Self {
-        Self { threads_max: 16, stack_bytes: 64 << 20, timeout_seconds: 60, parameter_rows_max: 1_000 }
+        Self { threads_max: 16, stack_bytes: 64 << 20, timeout_seconds: 60, parameter_rows_max: 1_000, read_files: false }
     }
 }
 
@@ -94,6 +110,7 @@ pub struct Resolved {
     context: SessionContext,
     plan: LogicalPlan,
     schema: SchemaRef,
+    write: Option<WritePlan>,
 }
 
 /// Plans statements.
@@ -106,6 +123,7 @@ pub struct Planner {
     /// The local engine as it is on a planning thread.
     local: Arc<dyn Engine>,
     catalog: Arc<dyn Catalog>,
+    ddl: Arc<DdlExecutor>,
     names: NamesCache,
     system: Arc<dyn CatalogProvider>,
     runtime: Arc<RuntimeEnv>,
@@ -117,6 +135,7 @@ impl Planner {
         limits: PlanningLimits,
         guard: GuardLimits,
         catalog: Arc<dyn Catalog>,
+        ddl: Arc<DdlExecutor>,
         system: Arc<dyn CatalogProvider>,
         runtime: Arc<RuntimeEnv>,
         engines: Engines,
@@ -125,7 +144,7 @@ impl Planner {
         let threads = Threads::new(&limits);
         let local = Arc::clone(&engines.local);
         let engines = engines.on(&threads);
-        Self { threads, engines, local, limits, guard, catalog, names, system, runtime }
+        Self { threads, engines, local, limits, guard, catalog, ddl, names, system, runtime }
     }
 
     /// Reads and describes a statement; a query comes with its names resolved. Errors: everything that is wrong with it but the values of
@@ -133,12 +152,12 @@ impl Planner {
     pub async fn prepare(self: &Arc<Self>, session: &Arc<Session>, sql: &str) -> Result<(Statement, Option<Resolved>)> {
         let (planner, session, sql) = (Arc::clone(self), Arc::clone(session), sql.to_owned());
         self.threads
-            .run(async move {
-                let Parsed { action, placeholders, settings } = parse(&sql, &planner.guard)?;
+            .run(Box::pin(async move {
+                let Parsed { action, placeholders, settings } = parse(&sql, session.dialect(), &planner.guard)?;
                 let config = session.config_with(&settings)?;
                 let (mut resolved, mut parameter_types) = (None, Vec::new());
-                if let Action::Query(query) | Action::Explain { query, .. } = &action {
-                    let (described, types) = planner.describe(config, query, placeholders).await?;
+                if let Some(planned) = action.planned() {
+                    let (described, types) = planner.describe(session.temporary_views(), config, planned, placeholders).await?;
                     (resolved, parameter_types) = (Some(described), types);
                 }
                 let schema = match &action {
@@ -146,10 +165,12 @@ impl Planner {
                     Action::Explain { .. } => Some(plan_schema()),
                     Action::Names(statement) => ddl::output_schema(statement).map(|schema| client_schema(&schema)),
                     Action::Show(_) => Some(settings_schema()),
-                    Action::Set { .. } | Action::Reset(_) => None,
+                    Action::Vacuum(_) => Some(collected_schema()),
+                    // What it returns is the number of rows, which is not what clients call a result.
+                    Action::Write(_) | Action::Set { .. } | Action::Reset(_) => None,
                 };
                 Ok((Statement::new(sql, action, schema, parameter_types).with_settings(settings), resolved))
-            })
+            }))
             .await
     }
 
@@ -166,25 +187,27 @@ impl Planner {
     ) -> Result<Planned> {
         let (planner, session, statement) = (Arc::clone(self), Arc::clone(session), Arc::clone(statement));
         self.threads
-            .run(async move {
-                let (Action::Query(query) | Action::Explain { query, .. }) = statement.action() else {
-                    return Err(Error::internal("only queries are planned"));
-                };
+            .run(Box::pin(async move {
+                let action = statement.action().planned().ok_or_else(|| Error::internal("only queries and writes are planned"))?;
                 let values = bind(statement.parameter_types(), parameters.as_ref(), planner.limits.parameter_rows_max)?;
-                let (context, resolved, known) = match resolved {
-                    Some(Resolved { context, plan, schema }) => {
-                        (context, plan, Some(schema).filter(|_| statement.parameter_types().is_empty()))
+                let (context, resolved, known, write) = match resolved {
+                    Some(Resolved { context, plan, schema, write }) => {
+                        (context, plan, Some(schema).filter(|_| statement.parameter_types().is_empty()), write)
                     }
                     None => {
-                        let context = planner.context(session.config_with(statement.settings())?).await?;
-                        let plan = resolve(&context, query).await?;
-                        (context, plan, None)
+                        let context = planner.context(session.temporary_views(), session.config_with(statement.settings())?).await?;
+                        let (plan, write) = planner.resolve(&context, action).await?;
+                        (context, plan, None, write)
                     }
                 };
                 let context = Arc::new(context);
                 let state = context.state();
                 let bound = |row: Vec<_>| if row.is_empty() { Ok(resolved.clone()) } else { resolved.clone().with_param_values(row) };
-                let plans = values.into_iter().map(bound).collect::<Result<Vec<_>, _>>().map_err(located)?;
+                let mut plans = values.into_iter().map(bound).collect::<Result<Vec<_>, _>>().map_err(located)?;
+                if let Some(write) = &write {
+                    write.check_runs(plans.len())?;
+                    plans = vec![WriteNode::together(plans)?];
+                }
                 // Not that of the optimized plan: the optimizer may turn a type into one as good, and what leaves the engine is cast back.
                 let schemas = match known {
                     Some(schema) => vec![schema],
@@ -210,50 +233,110 @@ impl Planner {
                     return Err(Error::invalid("a table of the statement was changed after it was prepared")
                         .with_hint("prepare the statement again"));
                 }
-                let (engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
+                let (mut engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
+                if let Some(plan) = write {
+                    engine = planner.writing(engine, Some(Arc::clone(&planner.engines.staged)), plan, &session);
+                }
                 Ok(Planned { context, plans, resolved, schema, engine, reason, notes, spent })
-            })
+            }))
             .await
     }
 
-    /// Columns of a query whose unqualified names belong to `database`.
-    pub async fn columns(self: &Arc<Self>, session: &Arc<Session>, sql: &str, database: &str) -> Result<SchemaRef> {
-        let (planner, sql, config) = (Arc::clone(self), sql.to_owned(), in_database(session.config(), database));
+    /// Plans to write the rows that a client streams to us.
+    pub(crate) async fn plan_ingest(self: &Arc<Self>, session: &Arc<Session>, ingest: Ingest) -> Result<Planned> {
+        let (planner, session) = (Arc::clone(self), Arc::clone(session));
         self.threads
-            .run(async move {
-                let query = view_query(&sql, &planner.guard)?;
-                Ok(planner.describe(config, &query, 0).await?.0.schema)
-            })
+            .run(Box::pin(async move {
+                let context = planner.context(session.temporary_views(), session.config()).await?;
+                let writes = Writes { context: &context, catalog: &planner.catalog, ddl: &planner.ddl };
+                let (resolved, plan) = Box::pin(writes.ingest(ingest)).await?;
+                let state = context.state();
+                let plans = vec![state.optimize(&resolved)?];
+                let schema = row_schema(&state, resolved.clone())?;
+                let (engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
+                let engine = planner.writing(engine, None, plan, &session);
+                let (notes, spent) = (Vec::new(), Duration::ZERO);
+                Ok(Planned { context: Arc::new(context), plans, resolved, schema, engine, reason, notes, spent })
+            }))
             .await
     }
 
-    /// What a query means, and the types of its parameters.
+    /// The engine whose runs end with the commit of a write.
+    fn writing(&self, engine: Arc<dyn Engine>, second: Option<Arc<dyn Engine>>, plan: WritePlan, session: &Session) -> Arc<dyn Engine> {
+        let (catalog, runtime, user) = (Arc::clone(&self.catalog), Arc::clone(&self.runtime), session.user().to_owned());
+        Arc::new(WritingEngine {
+            engine,
+            second,
+            commit: Arc::new(Committing { plan, catalog, runtime, cluster: Arc::clone(&self.engines.cluster), user }),
+        })
+    }
+
+    /// Columns of a view's query, which sees `temporary` views.
+    pub async fn columns(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        view: &ViewDefinition,
+        temporary: Arc<TemporaryViews>,
+    ) -> Result<SchemaRef> {
+        let (planner, session, view) = (Arc::clone(self), Arc::clone(session), view.clone());
+        self.threads
+            .run(Box::pin(async move {
+                let query = view_query(&view, &planner.guard)?;
+                Ok(planner.describe(temporary, as_written(session.config(), &view), &Action::Query(query), 0).await?.0.schema)
+            }))
+            .await
+    }
+
+    /// Looks up all names of a query or a write.
+    async fn resolve(&self, context: &SessionContext, action: &Action) -> Result<(LogicalPlan, Option<WritePlan>)> {
+        match action {
+            Action::Query(query) => Ok((resolve(context, query).await?, None)),
+            Action::Write(write) => {
+                let writes = Writes { context, catalog: &self.catalog, ddl: &self.ddl };
+                let (plan, write) = Box::pin(writes.resolve(write)).await?;
+                Ok((plan, Some(write)))
+            }
+            _ => Err(Error::internal("only queries and writes have names to look up")),
+        }
+    }
+
+    /// What a query or a write means, and the types of its parameters.
     async fn describe(
         &self,
+        temporary: Arc<TemporaryViews>,
         config: SessionConfig,
-        query: &ast::Statement,
+        action: &Action,
         placeholders: usize,
     ) -> Result<(Resolved, Vec<Option<DataType>>)> {
-        let context = self.context(config).await?;
-        let plan = resolve(&context, query).await?;
+        let context = self.context(temporary, config).await?;
+        let (plan, write) = self.resolve(&context, action).await?;
         let types = parameter_types(&plan, placeholders)?;
         let nulls =
             types.iter().map(|known| ScalarValue::try_from(known.as_ref().unwrap_or(&DataType::Null))).collect::<Result<Vec<_>, _>>()?;
         let bound = if nulls.is_empty() { plan.clone() } else { plan.clone().with_param_values(nulls).map_err(located)? };
         let schema = row_schema(&context.state(), bound)?;
-        Ok((Resolved { context, plan, schema }, types))
+        Ok((Resolved { context, plan, schema, write }, types))
     }
 
-    async fn context(&self, config: SessionConfig) -> Result<SessionContext> {
+    async fn context(&self, temporary: Arc<TemporaryViews>, config: SessionConfig) -> Result<SessionContext> {
         let views = Views { guard: self.guard.clone(), config: config.clone(), runtime: Arc::clone(&self.runtime) };
         let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), self.names.load().await?, Arc::new(views));
         let catalogs = catalogs.with_catalog(system::CATALOG, Arc::clone(&self.system));
+        let catalogs = catalogs.with_database(system::CATALOG, self.system.schema(system::DATABASE));
+        let catalogs = match self.limits.read_files {
+            true => catalogs.with_catalog(FILES, Arc::new(self.ddl.files())),
+            false => catalogs,
+        };
+        let catalogs = catalogs.with_temporary(temporary, &config.options().catalog.default_schema);
         Ok(context(config, &self.runtime, Arc::new(catalogs)))
     }
 }
 
 fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
+    let dialect = WindlassOptions::of(config.options()).dialect;
     let builder = with_estimates(with_join_order(state_builder(config, Arc::clone(runtime))));
+    let builder = builder.with_query_planner(Arc::new(WritePlanner));
+    let builder = with_time_travel(with_generators(with_dialect(builder, dialect), dialect));
     SessionContext::new_with_state(builder.with_catalog_list(catalogs).build())
 }
 
@@ -269,14 +352,14 @@ struct Views {
 impl ViewPlanner for Views {
     async fn plan_view(&self, view: &ViewDefinition, names: Arc<dyn CatalogProviderList>) -> Result<LogicalPlan, DataFusionError> {
         let external = |error: Error| DataFusionError::External(Box::new(error));
-        let query = view_query(&view.sql, &self.guard).map_err(external)?;
-        let context = context(in_database(self.config.clone(), &view.default_database), &self.runtime, names);
+        let query = view_query(view, &self.guard).map_err(external)?;
+        let context = context(as_written(self.config.clone(), view), &self.runtime, names);
         resolve(&context, &query).await.map_err(external)
     }
 }
 
-fn view_query(sql: &str, guard: &GuardLimits) -> Result<Box<ast::Statement>> {
-    match parse(sql, guard)? {
+fn view_query(view: &ViewDefinition, guard: &GuardLimits) -> Result<Box<ast::Statement>> {
+    match parse(&view.sql, view.dialect, guard)? {
         Parsed { action: Action::Query(query), placeholders: 0, .. } => Ok(query),
         Parsed { action: Action::Query(_), .. } => Err(Error::invalid("a view cannot have parameters")),
         _ => Err(Error::invalid("a view is made of a query")),
@@ -309,15 +392,22 @@ pub fn settings_schema() -> SchemaRef {
     Arc::new(Schema::new(["name", "value", "description"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec()))
 }
 
-fn in_database(mut config: SessionConfig, database: &str) -> SessionConfig {
-    database.clone_into(&mut config.options_mut().catalog.default_schema);
+/// A configuration in which names and functions mean what they meant where the view was made.
+fn as_written(mut config: SessionConfig, view: &ViewDefinition) -> SessionConfig {
+    let options = config.options_mut();
+    options.catalog.default_schema.clone_from(&view.default_database);
+    if let Some(ours) = options.extensions.get_mut::<WindlassOptions>() {
+        ours.dialect = view.dialect;
+    }
     config
 }
 
 /// Looks all names up. Errors: those of the names, with their place in the text; `Unsupported` for a query that writes.
-async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<LogicalPlan> {
-    let statement = parser::Statement::Statement(Box::new(query.clone()));
-    let state = context.state();
+pub(crate) async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<LogicalPlan> {
+    let (mut query, state) = (query.clone(), context.state());
+    respell(&mut query, state.config_options())?;
+    name_files(&mut query, state.catalog_list().catalog(FILES).is_some())?;
+    let statement = parser::Statement::Statement(Box::new(query));
     let plan = match state.statement_to_plan(statement.clone()).await {
         Ok(plan) => plan,
         Err(error) => {

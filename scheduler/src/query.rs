@@ -89,6 +89,7 @@ pub struct Query {
     label: String,
     schema: SchemaRef,
     engine: &'static str,
+    updates: bool,
     created: Instant,
     created_at: SystemTime,
     status: watch::Sender<Status>,
@@ -125,6 +126,8 @@ pub struct QueryHead {
     pub schema: SchemaRef,
     /// Who runs it: an engine's name, or `catalog`.
     pub engine: &'static str,
+    /// Whether it changes something: then it is run to its end, whoever reads its rows.
+    pub updates: bool,
 }
 
 /// An id that sorts by time.
@@ -158,6 +161,7 @@ impl Query {
             label: head.label.clone(),
             schema: Arc::clone(&head.schema),
             engine: head.engine,
+            updates: head.updates,
             created: now,
             created_at: SystemTime::now(),
             status: watch::Sender::new(status),
@@ -367,6 +371,30 @@ impl Query {
         }
     }
 
+    /// Whether a run has changed rows, which then are visible, and how many all have.
+    fn count_affected(&self) -> bool {
+        let status = self.status.borrow().clone();
+        let affected = status.runs.iter().filter_map(|run| run.affected_rows()).reduce(|sum, more| sum + more);
+        if affected.is_some() {
+            self.status.send_modify(|status| status.affected_rows = affected);
+        }
+        affected.is_some()
+    }
+
+    /// Whether it changes something.
+    pub fn is_update(&self) -> bool {
+        self.updates
+    }
+
+    /// Waits until a statement that changes something has ended. Dropping the future before that cancels it. Errors: the statement's.
+    pub async fn complete(&self) -> Result<()> {
+        let _attended = Attended::new(self);
+        let guard = self.cancel.clone().drop_guard();
+        let outcome = self.finished().await;
+        guard.disarm();
+        outcome
+    }
+
     /// Moves to a state unless the query has ended.
     fn enter(&self, state: QueryState) {
         self.status.send_if_modified(|status| {
@@ -400,6 +428,10 @@ impl Query {
         });
     }
 
+    fn created_ms(&self) -> i64 {
+        self.created_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    }
+
     /// What is kept of the query and shown to operators.
     pub fn record(&self) -> QueryRecord {
         let status = self.status.borrow().clone();
@@ -409,7 +441,7 @@ impl Query {
             user: self.user.clone(),
             sql: self.label.clone(),
             state: status.state,
-            created_ms: self.created_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64),
+            created_ms: self.created_ms(),
             rows_returned: self.rows_returned.load(Ordering::Relaxed),
             error: status.error.map(|error| (error.kind(), error.to_string())),
             progress,
@@ -496,6 +528,23 @@ impl Drop for Reader {
             // Does nothing to a query that has ended.
             self.query.cancel_because(Error::new(Kind::Cancelled, "the query was cancelled: nobody reads its rows any more"));
         }
+    }
+}
+
+/// Somebody who waits for the end of a query, whose rows he may read or not.
+struct Attended<'a>(&'a Query);
+
+impl<'a> Attended<'a> {
+    fn new(query: &'a Query) -> Self {
+        query.readers.fetch_add(1, Ordering::AcqRel);
+        Self(query)
+    }
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        *self.0.used.lock() = Instant::now();
+        self.0.readers.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -589,6 +638,12 @@ impl Queries {
     /// The query, if it is still remembered.
     pub fn get(&self, id: &QueryId) -> Option<Arc<Query>> {
         self.all.lock().get(id).map(Arc::clone)
+    }
+
+    /// Ids of the queries that have not ended, and when they were created, in milliseconds since 1970.
+    pub fn running(&self) -> Vec<(QueryId, i64)> {
+        let running = |query: &Arc<Query>| !query.status.borrow().state.is_final();
+        self.all().into_iter().filter(running).map(|query| (query.id.clone(), query.created_ms())).collect()
     }
 
     /// Records of all queries, oldest first.
@@ -703,11 +758,18 @@ async fn drive(query: Arc<Query>, _session: Arc<Session>, admission: Arc<Admissi
         () = query.cancel.cancelled() => Err(query.cancelled()),
         outcome = work => outcome,
     };
+    let outcome = match outcome {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            query.stop_runs().await;
+            // A write that was being committed could not be stopped any more.
+            if query.count_affected() { Ok(()) } else { Err(error) }
+        }
+    };
     let failed = outcome.is_err();
     query.end(outcome);
     if failed {
         // Nobody gets rows of it any more.
-        query.stop_runs().await;
         query.release().await;
     }
 }
@@ -721,6 +783,7 @@ async fn run_plans(query: &Query, engine: Arc<dyn Engine>, plans: Vec<PlannedQue
             status.runs.push(Arc::clone(&run));
         });
         run.finished().await?;
+        query.count_affected();
     }
     Ok(())
 }

@@ -56,10 +56,13 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
 
     let _lock = own_data_dir(&config.data_dir)?;
     let warehouse = config.warehouse();
-    make_dir(&warehouse)?;
+    if !warehouse.to_string_lossy().contains("://") {
+        make_dir(&warehouse)?;
+    }
     let allowed = config.allowed_locations.iter().cloned().chain([warehouse.display().to_string()]);
     let bad_location = |error: windlass_engine::LocationError| Error::invalid(format!("setting 'allowed_locations': {error}"));
     let locations = Locations::new(allowed).map_err(bad_location)?;
+    let locations = locations.with_stores(&config.stores).map_err(|error| Error::invalid(format!("setting 'stores': {error}")))?;
     let warehouse = locations.check(&warehouse.display().to_string()).map_err(bad_location)?;
     let options = RuntimeOptions {
         memory_limit_bytes: config.memory_limit_bytes,
@@ -101,12 +104,24 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         cluster: Arc::clone(&cluster),
         runtime: Arc::clone(&runtime),
     };
-    let limits = CoordinatorLimits { guard: config.guard, planning: config.planning, sessions: config.sessions, queries: config.queries };
+    let limits = CoordinatorLimits {
+        guard: config.guard,
+        planning: config.planning,
+        sessions: config.sessions,
+        queries: config.queries,
+        garbage: config.garbage,
+    };
     let coordinator = Coordinator::new(parts, limits);
+    coordinator.collector().give_up_writes().await?;
     let (stopping, front_door_closed) = (CancellationToken::new(), CancellationToken::new());
     let lifetime = Lifetime { stopping: stopping.clone(), closed: front_door_closed.clone() };
     let front_door = flight_sql::serve(flight, Arc::clone(&coordinator), config.front_door, key, lifetime)?;
     let mut front_door = tokio::spawn(front_door);
+    let collector = Arc::clone(coordinator.collector());
+    let collecting = tokio::spawn({
+        let stop = stopping.clone();
+        async move { collector.run(stop).await }
+    });
     let pages =
         tokio::spawn(axum::serve(http, routes(Pages { catalog, cluster, runtime, metrics, stopping: stopping.clone() })).into_future());
     info!("{announcement}");
@@ -137,6 +152,8 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         tokio::time::sleep(CLOSE_TIME).await;
     }
     shutdown.cancel();
+    // What it has begun to forget is on the list of garbage still.
+    collecting.abort();
     pages.abort();
     Ok(())
 }

@@ -8,7 +8,9 @@ use datafusion::prelude::SessionConfig;
 use metrics::gauge;
 use parking_lot::Mutex;
 use uuid::Uuid;
-use windlass_catalog::catalog::DEFAULT_DATABASE;
+use windlass_catalog::catalog::{DEFAULT_DATABASE, ViewDefinition};
+use windlass_catalog::names::TemporaryViews;
+use windlass_engine::Dialect;
 use windlass_engine::session::{SETTABLE, session_config, set_option};
 use windlass_proto::{Kind, SessionId};
 
@@ -33,6 +35,9 @@ impl Default for SessionLimits {
     }
 }
 
+/// Temporary views that a session may have.
+const TEMPORARY_VIEWS_MAX: usize = 1_000;
+
 /// One client's current database and settings. Settings apply to statements that start after the change.
 #[derive(Debug)]
 pub struct Session {
@@ -47,12 +52,13 @@ struct State {
     database: String,
     /// Only what differs from the defaults.
     settings: BTreeMap<String, String>,
+    temporary_views: Arc<TemporaryViews>,
     used: Instant,
 }
 
 impl Session {
     fn new(user: &str, cluster: Arc<dyn Cluster>, now: Instant) -> Self {
-        let state = State { database: DEFAULT_DATABASE.to_owned(), settings: BTreeMap::new(), used: now };
+        let state = State { database: DEFAULT_DATABASE.to_owned(), settings: BTreeMap::new(), temporary_views: Arc::default(), used: now };
         Self { id: SessionId::new(Uuid::new_v4().to_string()), user: user.to_owned(), cluster, state: Mutex::new(state) }
     }
 
@@ -91,6 +97,32 @@ impl Session {
             None => self.state.lock().settings.clear(),
         }
         Ok(())
+    }
+
+    /// Views that only this session knows.
+    pub fn temporary_views(&self) -> Arc<TemporaryViews> {
+        Arc::clone(&self.state.lock().temporary_views)
+    }
+
+    /// Makes, replaces or, with `None`, forgets a view of this session. Errors: `Exhausted` if there are too many.
+    pub fn set_temporary_view(&self, name: &str, view: Option<ViewDefinition>) -> Result<()> {
+        let mut state = self.state.lock();
+        let views = Arc::make_mut(&mut state.temporary_views);
+        match view {
+            None => drop(views.remove(name)),
+            Some(_) if views.len() >= TEMPORARY_VIEWS_MAX && !views.contains_key(name) => {
+                return Err(Error::new(Kind::Exhausted, format!("a session can have {TEMPORARY_VIEWS_MAX} temporary views"))
+                    .with_hint("drop some of them, or use CREATE VIEW"));
+            }
+            Some(view) => drop(views.insert(name.to_owned(), view)),
+        }
+        Ok(())
+    }
+
+    /// In whose SQL the next statement is written, if it does not say otherwise.
+    pub fn dialect(&self) -> Dialect {
+        let text = self.state.lock().settings.get("windlass.dialect").cloned();
+        text.map_or_else(Dialect::default, |text| text.parse().expect("every setting was checked when it was set"))
     }
 
     /// A setting's value: the session's, or the default. Errors: `NotFound`.

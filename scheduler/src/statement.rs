@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
-use windlass_catalog::ddl::{self, DdlStatement};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
+use windlass_catalog::ddl::{self, DdlStatement, ParseError, Vacuum, rewrite_versions};
+use windlass_engine::Dialect;
 
 use crate::error::{Error, Result};
 use crate::guard::{self, GuardLimits};
+use crate::write::{self, WriteStatement};
 
 /// Placeholders a statement may have.
 const PARAMETERS_MAX: usize = 10_000;
@@ -96,8 +97,10 @@ impl Statement {
 pub(crate) enum Action {
     /// Rows of a query.
     Query(Box<ast::Statement>),
-    /// How a query would run, or how it ran.
-    Explain { query: Box<ast::Statement>, mode: ExplainMode },
+    /// Rows of a query, kept as files.
+    Write(Box<WriteStatement>),
+    /// How a query or a write would run, or how it ran.
+    Explain { query: Box<Action>, mode: ExplainMode },
     /// A statement about names.
     Names(Box<DdlStatement>),
     /// `SET name = value`
@@ -106,6 +109,19 @@ pub(crate) enum Action {
     Reset(Option<String>),
     /// `SHOW name`, `SHOW ALL`
     Show(Option<String>),
+    /// `CALL system.vacuum(...)`
+    Vacuum(Vacuum),
+}
+
+impl Action {
+    /// The query or write that is planned to run it or to explain it.
+    pub(crate) fn planned(&self) -> Option<&Self> {
+        match self {
+            Self::Query(_) | Self::Write(_) => Some(self),
+            Self::Explain { query, .. } => Some(query),
+            _ => None,
+        }
+    }
 }
 
 /// What EXPLAIN shows.
@@ -128,45 +144,75 @@ pub(crate) struct Parsed {
     pub(crate) settings: Settings,
 }
 
-/// Reads one statement. Recursion follows the text's nesting, so this belongs on a large stack.
+/// Reads one statement, in the dialect that it names in a comment or else in its session's. Recursion follows the text's nesting, so this
+/// belongs on a large stack.
 ///
 /// Errors: `Exhausted` above the limits; `Invalid` with the place of the mistake; `Unsupported` for statements of other engines.
-pub(crate) fn parse(sql: &str, limits: &GuardLimits) -> Result<Parsed> {
-    let mut tokens = guard::tokens(sql, limits)?;
-    let mut settings = leading_settings(&tokens)?;
-    if let Some(statement) = ddl::parse(sql).map_err(|error| Error::new(error.kind, error.message).at(error.line, error.column))? {
+pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result<Parsed> {
+    let mut settings = leading_settings(sql)?;
+    let stated = settings.iter().rev().find(|(name, _)| name == DIALECT);
+    let dialect = stated.map_or(Ok(session), |(_, value)| value.parse())?;
+    let mut tokens = guard::tokens(sql, dialect, limits)?;
+    let placed = |error: ParseError| Error::new(error.kind, error.message).at(error.line, error.column);
+    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    if first.is_some_and(|token| matches!(token.token, Token::Word(Word { keyword: Keyword::CALL, .. })))
+        && let Some(vacuum) = ddl::parse_call(sql, dialect).map_err(placed)?
+    {
+        only_for_queries(&settings)?;
+        return Ok(Parsed { action: Action::Vacuum(vacuum), placeholders: 0, settings });
+    }
+    if let Some(statement) = ddl::parse(sql, dialect).map_err(placed)? {
+        if let DdlStatement::CreateTable(create) = &statement
+            && let Some(query) = &create.query
+        {
+            let Parsed { action: Action::Query(query), placeholders: 0, .. } = parse(query, dialect, limits)? else {
+                return Err(Error::invalid("the query of CREATE TABLE ... AS cannot have parameters"));
+            };
+            settings.push((DIALECT.to_owned(), dialect.to_string()));
+            let write = WriteStatement::Create { table: Box::new(create.clone()), query };
+            return Ok(Parsed { action: Action::Write(Box::new(write)), placeholders: 0, settings });
+        }
         only_for_queries(&settings)?;
         return Ok(Parsed { action: Action::Names(Box::new(statement)), placeholders: 0, settings });
     }
     columns_are_selected(&tokens)?;
+    rewrite_versions(&mut tokens, dialect);
     let placeholders = number_placeholders(&mut tokens)?;
     let words = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
     let end = words.map(|token| (token.span.end.line, token.span.end.column));
     // Levels of the parser's recursion per level of parentheses.
-    let parser = Parser::new(&GenericDialect {}).with_recursion_limit(3 * limits.nesting_max);
+    let parser = Parser::new(dialect.grammar()).with_recursion_limit(3 * limits.nesting_max);
     let action = action(parser.with_tokens_with_locations(tokens)).map_err(|error| syntax(error, end))?;
     let (action, format) = action?;
     match &action {
-        Action::Query(_) | Action::Explain { .. } => settings.extend(format.map(|format| (EXPLAIN_FORMAT.to_owned(), format))),
+        Action::Query(_) | Action::Write(_) | Action::Explain { .. } => {
+            settings.extend(format.map(|format| (EXPLAIN_FORMAT.to_owned(), format)));
+            // What was read in one dialect is not planned in another when it is executed later.
+            settings.retain(|(name, _)| name != DIALECT);
+            settings.push((DIALECT.to_owned(), dialect.to_string()));
+        }
         _ => only_for_queries(&settings)?,
     }
     Ok(Parsed { action, placeholders, settings })
 }
 
+/// The setting that says how text is read.
+const DIALECT: &str = "windlass.dialect";
+
 /// The setting that `EXPLAIN FORMAT` changes for its statement.
 const EXPLAIN_FORMAT: &str = "datafusion.explain.format";
 
 /// Settings in the comments before the first word: `/* name = value, ... */`, or the same behind `--`. Other comments say nothing to us.
-fn leading_settings(tokens: &[TokenWithSpan]) -> Result<Settings> {
+///
+/// They decide how the text behind them is read, so they are read before it; comments look alike in all dialects.
+fn leading_settings(sql: &str) -> Result<Settings> {
+    let comments = Tokenizer::new(Dialect::Generic.grammar(), leading_comments(sql)).tokenize_with_location().unwrap_or_default();
     let mut settings = Settings::new();
-    for token in tokens {
+    for token in comments {
         let (Token::Whitespace(Whitespace::MultiLineComment(text))
         | Token::Whitespace(Whitespace::SingleLineComment { comment: text, .. })) = &token.token
         else {
-            match token.token {
-                Token::Whitespace(_) => continue,
-                _ => break,
-            }
+            continue;
         };
         let text = text.trim().trim_start_matches('+').trim_start();
         if !["windlass.", "datafusion."]
@@ -187,8 +233,39 @@ fn leading_settings(tokens: &[TokenWithSpan]) -> Result<Settings> {
     Ok(settings)
 }
 
+/// The text up to its first word. A comment that does not end is left to the reader of the whole.
+fn leading_comments(sql: &str) -> &str {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start();
+        let after = match rest.get(..2) {
+            Some("--") => rest.find('\n').map_or(Some(""), |end| Some(&rest[end..])),
+            Some("/*") => after_comment(rest),
+            _ => None,
+        };
+        match after {
+            Some(after) => rest = after,
+            None => return &sql[..sql.len() - rest.len()],
+        }
+    }
+}
+
+/// What follows the comment that a text begins with; comments nest.
+fn after_comment(text: &str) -> Option<&str> {
+    let (mut depth, mut at) = (0, 0);
+    loop {
+        let next = at + text[at..].find(['/', '*'])?;
+        match text.get(next..next + 2) {
+            Some("/*") => (depth, at) = (depth + 1, next + 2),
+            Some("*/") if depth == 1 => return Some(&text[next + 2..]),
+            Some("*/") => (depth, at) = (depth - 1, next + 2),
+            _ => at = next + 1,
+        }
+    }
+}
+
 fn only_for_queries(settings: &Settings) -> Result<()> {
-    match settings.first() {
+    match settings.iter().find(|(name, _)| name != DIALECT) {
         None => Ok(()),
         Some((name, _)) => {
             Err(Error::invalid(format!("a comment can change setting '{name}' for a query only")).with_hint("use SET for other statements"))
@@ -221,8 +298,11 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
     let (line, column) = (first.span.start.line, first.span.start.column);
     let refused = |message: &str, hint: &str| Ok(Err(Error::unsupported(message).with_hint(hint).at(line, column)));
     let plain = |action| Ok((action, None));
-    let Token::Word(Word { keyword, .. }) = first.token else { return query(parser).map(|ast| plain(Action::Query(ast))) };
+    let Token::Word(Word { keyword, .. }) = first.token else { return query(parser).map(plain) };
     match keyword {
+        Keyword::INSERT | Keyword::COPY | Keyword::DELETE | Keyword::UPDATE | Keyword::MERGE | Keyword::OPTIMIZE => {
+            write::parse(parser).map(|write| plain(Action::Write(Box::new(write))))
+        }
         Keyword::EXPLAIN | Keyword::DESCRIBE | Keyword::DESC => {
             parser.next_token();
             let (mut mode, mut format) = (ExplainMode::Plan, None);
@@ -234,7 +314,11 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
                     () => break,
                 }
             }
-            let query = query(parser)?;
+            let query = match action(parser)? {
+                Ok((query @ (Action::Query(_) | Action::Write(_)), None)) => Box::new(query),
+                Ok(_) => return refused("only queries and statements that write can be explained", "explain the query in it"),
+                Err(error) => return Ok(Err(error)),
+            };
             Ok(match (mode, &format) {
                 (ExplainMode::Analyze, Some(_)) => {
                     Err(Error::unsupported("EXPLAIN ANALYZE has one format only").with_hint("leave FORMAT out"))
@@ -265,16 +349,19 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         Keyword::PREPARE | Keyword::EXECUTE | Keyword::DEALLOCATE => {
             refused("PREPARE in SQL is not supported", "use prepared statements of the client: placeholders are ? or $1, $2")
         }
-        _ => query(parser).map(|ast| plain(Action::Query(ast))),
+        _ => query(parser).map(plain),
     }
 }
 
 /// Reads a query to the end of the text.
-fn query(mut parser: Parser<'_>) -> Result<Box<ast::Statement>, ParserError> {
+fn query(mut parser: Parser<'_>) -> Result<Action, ParserError> {
     let statement = parser.parse_statement()?;
     end(parser)?;
     match statement {
-        ast::Statement::Query(_) => Ok(Box::new(statement)),
+        ast::Statement::Query(query) => match write::insert_after_with(&query) {
+            Some(write) => write.map(|write| Action::Write(Box::new(write))),
+            None => Ok(Action::Query(Box::new(ast::Statement::Query(query)))),
+        },
         other => {
             let text = other.to_string();
             let verb = text.split_whitespace().next().unwrap_or_default();
@@ -383,7 +470,7 @@ mod tests {
     use super::*;
 
     fn read(sql: &str) -> Result<Parsed> {
-        parse(sql, &GuardLimits::default())
+        parse(sql, Dialect::Generic, &GuardLimits::default())
     }
 
     #[test]
@@ -411,9 +498,7 @@ mod tests {
 
     #[test]
     fn what_we_do_not_do_is_refused_by_kind() {
-        for sql in
-            ["BEGIN", "INSERT INTO t VALUES (1)", "DELETE FROM t", "COPY t TO 'x'", "CREATE TABLE t AS SELECT 1", "PREPARE p AS SELECT 1"]
-        {
+        for sql in ["BEGIN", "LOAD DATA INPATH 'x' INTO TABLE t", "PREPARE p AS SELECT 1"] {
             assert_eq!(read(sql).unwrap_err().kind(), Kind::Unsupported, "{sql}");
         }
         for sql in [
@@ -438,7 +523,8 @@ mod tests {
 
     #[test]
     fn comments_in_front_of_a_query_set() {
-        let settings = |sql: &str| read(sql).map(|parsed| parsed.settings);
+        let settings =
+            |sql: &str| read(sql).map(|parsed| parsed.settings.into_iter().filter(|(name, _)| name != DIALECT).collect::<Vec<_>>());
         let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let both = [set("windlass.engine", "staged"), set("datafusion.execution.batch_size", "10")];
         for sql in [
@@ -453,6 +539,21 @@ mod tests {
             ["/* windlass.engine */ SELECT 1", "/* windlass.engine = local */ SET a.b = 1", "/* windlass.engine = local */ SHOW TABLES"]
         {
             assert_eq!(settings(sql).unwrap_err().kind(), Kind::Invalid, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_comment_says_in_whose_sql_the_rest_is() {
+        let sql = "-- a /* report\n/* of /* mine */ */ /* windlass.dialect = spark */ SELECT \"it's\", 'it\\'s', `a b` -- \"";
+        let parsed = read(sql).unwrap();
+        assert_eq!(parsed.settings, [(DIALECT.to_owned(), "spark".to_owned())]);
+        let Action::Query(query) = parsed.action else { panic!("no query") };
+        assert_eq!(query.to_string(), "SELECT \"it's\", 'it''s', `a b`");
+        assert!(read("/* windlass.dialect = spark */ CREATE VIEW v AS SELECT \"x'\"").is_ok());
+        assert_eq!(read("/* windlass.dialect = cobol */ SELECT 1").unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(read("/* windlass.dialect = spark SELECT 1").unwrap_err().kind(), Kind::Invalid);
+        for (text, comments) in [("-- a", "-- a"), (" /* * / */x/**/", " /* * / */"), ("/*/ x", ""), ("/**/", "/**/"), ("é", "")] {
+            assert_eq!(leading_comments(text), comments, "{text}");
         }
     }
 

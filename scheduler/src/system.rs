@@ -1,4 +1,4 @@
-//! The catalog `system`: what runs now, as tables. Each is a snapshot, taken when a statement that names it is planned.
+//! The catalog `system`: what runs now and what changed, as tables. Each is a snapshot, taken when a statement that names it is planned.
 
 use std::sync::Arc;
 
@@ -7,12 +7,14 @@ use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::{CatalogProvider, MemTable, MemoryCatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::Result;
+use windlass_catalog::Catalog;
+use windlass_catalog::commit::{Amount, Commit};
 use windlass_catalog::ddl::TableName;
 
 use crate::engines::{Cluster, ExecutorInfo};
 use crate::query::{Queries, QueryRecord};
 
-/// Name of the catalog; `system.runtime.queries` in SQL.
+/// Name of the catalog; `system.runtime.queries` in SQL, or `system.queries`.
 pub const CATALOG: &str = "system";
 /// Name of its only database.
 pub const DATABASE: &str = "runtime";
@@ -25,12 +27,15 @@ pub fn tables() -> Vec<TableName> {
         .collect()
 }
 
-const TABLES: [&str; 2] = ["executors", "queries"];
+const TABLES: [&str; 3] = ["executors", "history", "queries"];
 
-/// The catalog over these queries and executors.
-pub fn catalog(queries: Arc<Queries>, cluster: Arc<dyn Cluster>) -> Arc<dyn CatalogProvider> {
+/// Changes of tables that `history` shows: the newest.
+const HISTORY_ROWS_MAX: usize = 100_000;
+
+/// The catalog over these queries, executors and tables.
+pub fn catalog(queries: Arc<Queries>, cluster: Arc<dyn Cluster>, names: Arc<dyn Catalog>) -> Arc<dyn CatalogProvider> {
     let catalog = MemoryCatalogProvider::new();
-    catalog.register_schema(DATABASE, Arc::new(Runtime { queries, cluster })).expect("a new catalog takes any database");
+    catalog.register_schema(DATABASE, Arc::new(Runtime { queries, cluster, names })).expect("a new catalog takes any database");
     Arc::new(catalog)
 }
 
@@ -38,6 +43,7 @@ pub fn catalog(queries: Arc<Queries>, cluster: Arc<dyn Cluster>) -> Arc<dyn Cata
 struct Runtime {
     queries: Arc<Queries>,
     cluster: Arc<dyn Cluster>,
+    names: Arc<dyn Catalog>,
 }
 
 #[async_trait]
@@ -49,6 +55,7 @@ impl SchemaProvider for Runtime {
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let batch = match name {
             "executors" => executors(&self.cluster.executors())?,
+            "history" => history(&self.names.history(HISTORY_ROWS_MAX).await?)?,
             "queries" => queries(&self.queries.records())?,
             _ => return Ok(None),
         };
@@ -86,16 +93,41 @@ fn executors(all: &[ExecutorInfo]) -> Result<RecordBatch> {
     ])
 }
 
-fn queries(all: &[QueryRecord]) -> Result<RecordBatch> {
-    let created = TimestampMillisecondArray::from_iter_values(all.iter().map(|query| query.created_ms));
+fn times<T>(items: &[T], time_ms: impl Fn(&T) -> i64) -> ArrayRef {
     let utc = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    Arc::new(TimestampMillisecondArray::from_iter_values(items.iter().map(time_ms)).with_data_type(utc))
+}
+
+fn history(all: &[Commit]) -> Result<RecordBatch> {
+    let amounts = |amount: fn(&Commit) -> Option<Amount>, count: fn(Amount) -> Option<u64>| -> ArrayRef {
+        let count = |commit| amount(commit).and_then(count).map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        Arc::new(all.iter().map(count).collect::<Int64Array>())
+    };
+    rows(vec![
+        ("database_name", texts(all, |commit| &commit.database)),
+        ("table_name", texts(all, |commit| &commit.table)),
+        ("version", Arc::new(Int64Array::from_iter_values(all.iter().map(|commit| commit.version)))),
+        ("committed", times(all, |commit| commit.committed_ms)),
+        ("operation", texts(all, |commit| &commit.cause.operation)),
+        ("user", texts(all, |commit| &commit.cause.user)),
+        ("query_id", Arc::new(all.iter().map(|commit| commit.cause.query_id.as_deref()).collect::<StringArray>())),
+        ("rows_added", amounts(|commit| commit.added, |amount| amount.rows)),
+        ("rows_removed", amounts(|commit| commit.removed, |amount| amount.rows)),
+        ("files_added", amounts(|commit| commit.added, |amount| Some(amount.files))),
+        ("files_removed", amounts(|commit| commit.removed, |amount| Some(amount.files))),
+        ("bytes_added", amounts(|commit| commit.added, |amount| Some(amount.bytes))),
+        ("bytes_removed", amounts(|commit| commit.removed, |amount| Some(amount.bytes))),
+    ])
+}
+
+fn queries(all: &[QueryRecord]) -> Result<RecordBatch> {
     rows(vec![
         ("query_id", texts(all, |query| query.id.as_str())),
         ("state", texts(all, |query| query.state.name())),
         ("user", texts(all, |query| &query.user)),
         ("query", texts(all, |query| &query.sql)),
         ("engine", texts(all, |query| &query.progress.engine)),
-        ("created", Arc::new(created.with_data_type(utc))),
+        ("created", times(all, |query| query.created_ms)),
         ("elapsed_ms", numbers(all, |query| query.progress.elapsed_ms)),
         ("progress", Arc::new(Float64Array::from_iter_values(all.iter().map(|query| query.progress.fraction())))),
         ("stages_done", numbers(all, |query| query.progress.stages_done.into())),

@@ -12,6 +12,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 use tokio::sync::OnceCell;
 use windlass_catalog::catalog::{AnalyzedPartition, CATALOG, DataFile, FilesDigest, Partition, TableMeta};
+use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{Analyze, AnalyzeScope, DdlStatement};
 use windlass_catalog::keys::format_value;
@@ -50,7 +51,7 @@ impl DdlExecutor {
     ///
     /// Errors: `NotFound` for the table, a key, a column or the partitions; `Exhausted` for more than fits into one statement.
     pub async fn analysis(&self, analyze: &Analyze, current_database: &str, planner: &dyn ViewPlanner) -> Result<Option<Analysis>> {
-        let names = Names { executor: self, current_database, planner };
+        let names = Names { executor: self, current_database, by: &Cause::default(), planner };
         let table = names.table(&analyze.table).await?;
         check_kind(&table, false)?;
         let columns = columns(&table, &analyze.scope)?;

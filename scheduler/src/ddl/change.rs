@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::sql::parser::DFParserBuilder;
+use datafusion::error::DataFusionError;
+use datafusion::sql::parser::Statement;
 use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
@@ -18,15 +21,19 @@ use windlass_catalog::ddl::statement::schema_of;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{
     Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, PartitionValue,
-    PartitionValues, QUERY_DEPTH_MAX, TableName,
+    PartitionValues, QUERY_DEPTH_MAX, TableName, rewrite_versions,
 };
-use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path};
+use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path, object_url};
 use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
 use windlass_engine::evolution::reads;
+use windlass_engine::formats::Storage;
 
 use super::show::check_kind;
 use super::{Names, Outcome, PARTITIONS_MAX, already_exists, full_name, not_found, too_many_partitions};
 use crate::error::{Error, Result};
+
+/// Files in the directory of a table to be made that are looked at.
+const FILES_LOOKED_AT_MAX: usize = 1000;
 
 /// Views that one view may stand on, directly or not.
 const VIEWS_BELOW_MAX: usize = 1000;
@@ -43,22 +50,13 @@ impl Names<'_> {
         }
     }
 
-    /// Forgets a database and, with `cascade`, its tables; directories of managed tables go too.
+    /// Forgets a database and, with `cascade`, its tables; files of managed tables are garbage.
     pub(super) async fn drop_database(&self, name: &DatabaseName, if_exists: bool, cascade: bool) -> Result<Outcome> {
         let database = match self.database(name).await {
             Err(error) if if_exists && error.kind() == windlass_proto::Kind::NotFound => return Ok(absent("database", name)),
             found => found?.name,
         };
-        let mut directories = Vec::new();
-        if cascade {
-            for table in self.catalog().tables(Some(&database)).await?.iter().filter(|table| table.kind == TableKind::Managed) {
-                directories.extend(self.catalog().table(&database, &table.name).await?.map(|table| table.location.clone()));
-            }
-        }
         self.catalog().drop_database(&database, cascade).await?;
-        for location in directories {
-            self.delete_directory(&location).await;
-        }
         Ok(Outcome::Done(None))
     }
 
@@ -88,6 +86,16 @@ impl Names<'_> {
         }
 
         let schema = create.columns.as_deref().map(schema_of);
+        let mut storage = create.storage.clone();
+        if kind == TableKind::Managed && !storage.is_parquet() {
+            let message =
+                format!("table '{database}.{name}' is managed, and managed tables are kept as Parquet, not as {}", storage.format);
+            return Err(Error::unsupported(message).with_hint("give the directory of the files as LOCATION"));
+        }
+        let fits = |columns: &Schema, storage: &Storage| {
+            storage.validate(&create.properties, columns).map_err(|error| Error::invalid(error.to_string()))
+        };
+        schema.as_deref().map_or_else(|| fits(&Schema::empty(), &storage), |columns| fits(columns, &storage))?;
         let declared_keys =
             create.keys.iter().flatten().filter_map(|key| {
                 key.key_type.map(|key_type| PartitionKey { name: key.name.clone(), key_type, comment: key.comment.clone() })
@@ -104,7 +112,10 @@ impl Names<'_> {
                 let untyped = create.keys.as_ref().is_some_and(|wanted| wanted.len() > keys.len());
                 let infer = untyped || (declared.is_none() && create.keys.is_none());
                 let layout = if infer { Layout::Inferred } else { Layout::Keys(&keys) };
-                let discovery = self.discover(location.as_str(), layout, declared.as_ref()).await?;
+                let kept = (&create.storage, &create.properties);
+                let discovery = self.discover(location.as_str(), layout, declared.as_ref(), kept).await?;
+                // What the statement says of a field comes before what files seem to say.
+                storage.serde = discovery.mapping.into_iter().chain(storage.serde).collect();
                 if let Some(wanted) = create.keys.as_ref().filter(|_| untyped) {
                     check_inferred(&discovery.keys, wanted.iter().map(|key| key.name.as_str()).collect(), &location)?;
                 }
@@ -120,6 +131,7 @@ impl Names<'_> {
         if schema.fields().is_empty() {
             return Err(Error::invalid(format!("table '{database}.{name}' needs a column that is not a partition key")));
         }
+        fits(&schema, &storage)?;
         let table = NewTable {
             database,
             name,
@@ -129,9 +141,10 @@ impl Names<'_> {
             keys,
             comment: create.comment.clone(),
             properties: create.properties.clone(),
+            storage,
             view: None,
         };
-        match self.catalog().create_table(table, contents).await {
+        match self.catalog().create_table(table, contents, &self.by.doing("CREATE TABLE")).await {
             Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("table", &create.table)),
             done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
         }
@@ -139,6 +152,16 @@ impl Names<'_> {
 
     pub(super) async fn create_view(&self, create: &CreateView) -> Result<Outcome> {
         let (database, name) = self.qualify(&create.view)?;
+        if create.temporary {
+            return match self.planner.temporary_views().contains_key(&name) {
+                true if create.if_not_exists => Ok(skipped("view", &create.view)),
+                true if !create.or_replace => Err(already_exists("temporary view", name)),
+                _ => {
+                    let (view, _) = self.plan_view(create, &database, &name).await?;
+                    Ok(Outcome::TemporaryView(name, Some(view)))
+                }
+            };
+        }
         let existing = self.catalog().table(&database, &name).await?;
         if let Some(existing) = &existing {
             if create.if_not_exists {
@@ -152,7 +175,7 @@ impl Names<'_> {
         let (view, schema) = self.plan_view(create, &database, &name).await?;
         if let Some(existing) = existing {
             if existing.comment == create.comment && existing.properties == create.properties {
-                self.catalog().change_table(&existing, "CREATE OR REPLACE VIEW", TableChange::View { view, schema }).await?;
+                self.change(&existing, "CREATE OR REPLACE VIEW", TableChange::View { view, schema }).await?;
                 return Ok(Outcome::Done(None));
             }
             self.catalog().drop_table(&existing).await?;
@@ -166,9 +189,10 @@ impl Names<'_> {
             keys: Vec::new(),
             comment: create.comment.clone(),
             properties: create.properties.clone(),
+            storage: Storage::default(),
             view: Some(view),
         };
-        match self.catalog().create_table(view, Contents::default()).await {
+        match self.catalog().create_table(view, Contents::default(), &self.by.doing("CREATE VIEW")).await {
             Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("view", &create.view)),
             done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
         }
@@ -177,18 +201,20 @@ impl Names<'_> {
     /// The definition and the columns of a view. Where the statement names the columns otherwise than the query does, the query is
     /// wrapped, so that a stored query alone says what the view's columns are.
     async fn plan_view(&self, create: &CreateView, database: &str, name: &str) -> Result<(ViewDefinition, SchemaRef)> {
-        let mut sql = create.query.clone();
-        self.check_acyclic(&sql, self.current_database, (database, name)).await?;
-        let schema = self.planner.plan_schema(&sql, self.current_database).await?;
+        let mut view =
+            ViewDefinition { sql: create.query.clone(), default_database: self.current_database.to_owned(), dialect: create.dialect };
+        self.check_acyclic(&view, (database, name)).await?;
+        // What all shall see cannot stand on what one session sees.
+        let temporary = if create.temporary { self.planner.temporary_views() } else { Arc::default() };
+        let schema = self.planner.plan_schema(&view, temporary).await?;
         if !create.columns.is_empty() && create.columns.len() != schema.fields().len() {
             let (named, selected) = (create.columns.len(), schema.fields().len());
             return Err(Error::invalid(format!("view '{database}.{name}' names {named} columns, but its query has {selected}")));
         }
         if create.columns.iter().zip(schema.fields()).any(|(column, field)| column.name != *field.name()) {
-            let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-            let columns = create.columns.iter().map(|column| quote(&column.name)).collect::<Vec<_>>().join(", ");
+            let columns = create.columns.iter().map(|column| create.dialect.quoted(&column.name)).collect::<Vec<_>>().join(", ");
             // A line of its own for the bracket: the query may end in a comment.
-            sql = format!("SELECT * FROM (\n{sql}\n) AS {} ({columns})", quote(name));
+            view.sql = format!("SELECT * FROM (\n{}\n) AS {} ({columns})", view.sql, create.dialect.quoted(name));
         }
         let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
         for (column, field) in create.columns.iter().zip(&mut fields) {
@@ -199,12 +225,12 @@ impl Names<'_> {
             return Err(Error::invalid(format!("view '{database}.{name}' would have two columns named '{}'", twice.name()))
                 .with_hint("give one of them another name with AS"));
         }
-        Ok((ViewDefinition { sql, default_database: self.current_database.to_owned() }, Arc::new(Schema::new(fields))))
+        Ok((view, Arc::new(Schema::new(fields))))
     }
 
     /// Refuses a view that would be read through itself, which nothing could plan.
-    async fn check_acyclic(&self, sql: &str, default_database: &str, view: (&str, &str)) -> Result<()> {
-        let mut queries = vec![ViewDefinition { sql: sql.to_owned(), default_database: default_database.to_owned() }];
+    async fn check_acyclic(&self, definition: &ViewDefinition, view: (&str, &str)) -> Result<()> {
+        let mut queries = vec![definition.clone()];
         let mut seen = HashSet::new();
         while let Some(query) = queries.pop() {
             for (database, name) in referenced_tables(&query)? {
@@ -225,9 +251,12 @@ impl Names<'_> {
         Ok(())
     }
 
-    /// Forgets a table or view. Files of external tables stay; the directory of a managed one goes if it lies in the warehouse.
+    /// Forgets a table or view. Files of external tables stay; those of a managed one are garbage.
     pub(super) async fn drop_table(&self, name: &TableName, if_exists: bool, view: bool) -> Result<Outcome> {
         let what = if view { "view" } else { "table" };
+        if view && name.database.is_none() && self.planner.temporary_views().contains_key(&name.name) {
+            return Ok(Outcome::TemporaryView(name.name.clone(), None));
+        }
         let Some(table) = self.find(name).await? else {
             return if if_exists { Ok(absent(what, name)) } else { Err(not_found(what, name.to_string())) };
         };
@@ -236,9 +265,6 @@ impl Names<'_> {
             // Another statement was faster.
             Err(CatalogError::NotFound { .. }) if if_exists => return Ok(absent(what, name)),
             done => done?,
-        }
-        if table.kind == TableKind::Managed {
-            self.delete_directory(&table.location).await;
         }
         Ok(Outcome::Done(None))
     }
@@ -264,6 +290,9 @@ impl Names<'_> {
                 self.change(&table, "ADD COLUMNS", TableChange::Columns(schema)).await?;
             }
             Alteration::SetProperties(properties) => {
+                let mut all = table.properties.clone();
+                all.extend(properties.clone());
+                table.storage.validate(&all, &table.schema).map_err(|error| Error::invalid(error.to_string()))?;
                 let properties = properties.iter().map(|(name, value)| (name.clone(), Some(value.clone()))).collect();
                 self.change(&table, "SET TBLPROPERTIES", TableChange::Properties(properties)).await?;
             }
@@ -285,12 +314,20 @@ impl Names<'_> {
             Alteration::Comment(comment) => {
                 self.change(&table, "COMMENT", TableChange::Comment(comment.clone())).await?;
             }
-            Alteration::Query(query) => {
+            Alteration::Query { query, dialect } => {
                 let columns = Vec::new();
                 let (comment, properties) = (table.comment.clone(), table.properties.clone());
-                let view = TableName::of(&table);
-                let create =
-                    CreateView { view, or_replace: true, if_not_exists: false, columns, comment, properties, query: query.clone() };
+                let create = CreateView {
+                    view: TableName::of(&table),
+                    temporary: false,
+                    or_replace: true,
+                    if_not_exists: false,
+                    columns,
+                    comment,
+                    properties,
+                    query: query.clone(),
+                    dialect: *dialect,
+                };
                 let (view, schema) = self.plan_view(&create, &table.database, &table.name).await?;
                 self.change(&table, "ALTER VIEW", TableChange::View { view, schema }).await?;
             }
@@ -308,7 +345,7 @@ impl Names<'_> {
         }
         if let Some(view) = &table.view {
             // A view that stands on this one may wait for a table of the new name.
-            self.check_acyclic(&view.sql, &view.default_database, (&database, &new_name.name)).await?;
+            self.check_acyclic(view, (&database, &new_name.name)).await?;
         }
         if table.kind == TableKind::Managed && self.catalog().totals(&table).await?.files == 0 {
             let location = self.default_location(&parent, &new_name.name)?;
@@ -409,30 +446,23 @@ impl Names<'_> {
 
     /// A partition with the files that lie in its location. A directory that is empty, or not made yet, is a partition without rows.
     async fn read_partition(&self, table: &TableMeta, values: Vec<ScalarValue>, location: Url) -> Result<NewPartition> {
-        let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&table.schema)).await?;
+        let kept = (&table.storage, &table.properties);
+        let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&table.schema), kept).await?;
         let files = discovery.partitions.into_iter().flat_map(|found| found.files).collect();
         Ok(NewPartition { values, location: location.into(), files })
     }
 
-    /// Forgets partitions; their files stay.
+    /// Forgets partitions. Their files stay if the table is external.
     async fn drop_partitions(&self, table: &TableMeta, specs: &[Vec<Condition>], if_exists: bool) -> Result<Outcome> {
         if table.keys.is_empty() {
             return Err(Error::invalid(format!("table '{}' is not partitioned", full_name(table))));
         }
         let mut ids = BTreeSet::new();
         for conditions in specs {
-            let predicate = predicate(table, conditions)?;
-            let list = self.catalog().partitions(table, &predicate, PARTITIONS_MAX).await?;
-            if list.truncated {
-                return Err(too_many_partitions(table));
-            }
             let before = ids.len();
-            ids.extend(list.partitions.iter().filter(|partition| predicate.evaluate(&partition.values)).map(|partition| partition.id));
+            ids.extend(self.partition_ids(table, &predicate(table, conditions)?).await?);
             if ids.len() == before && !if_exists {
-                let wanted = conditions.iter().map(|condition| {
-                    format!("{} {} {}", condition.key, condition.comparison.operator(), condition.value.as_deref().unwrap_or("NULL"))
-                });
-                return Err(not_found("partition", wanted.collect::<Vec<_>>().join(", ")));
+                return Err(not_found("partition", describe(conditions)));
             }
         }
         let removed = ids.len();
@@ -441,28 +471,67 @@ impl Names<'_> {
         Ok(Outcome::Done(Some(format!("{removed} partitions dropped"))))
     }
 
+    /// Takes the rows out of a managed table, or out of some partitions, which stay.
+    pub(super) async fn truncate(&self, name: &TableName, conditions: &[Condition]) -> Result<Outcome> {
+        let table = self.table(name).await?;
+        check_kind(&table, false)?;
+        if table.kind != TableKind::Managed {
+            return Err(Error::unsupported(format!("table '{}' is external: TRUNCATE leaves its files alone", full_name(&table)))
+                .with_hint("use DELETE FROM or INSERT OVERWRITE"));
+        }
+        let predicate = predicate(&table, conditions)?;
+        let empty_partitions = self.partition_ids(&table, &predicate).await?;
+        if empty_partitions.is_empty() && !conditions.is_empty() {
+            return Err(not_found("partition", describe(conditions)));
+        }
+        self.commit(&table, "TRUNCATE", Contents { empty_partitions, ..Contents::default() }).await?;
+        Ok(Outcome::Done(None))
+    }
+
+    /// Partitions that a predicate keeps.
+    async fn partition_ids(&self, table: &TableMeta, predicate: &KeyPredicate) -> Result<Vec<i64>> {
+        let list = self.catalog().partitions(table, predicate, PARTITIONS_MAX).await?;
+        match list.truncated {
+            true => Err(too_many_partitions(table)),
+            false => Ok(list.partitions.iter().filter(|found| predicate.evaluate(&found.values)).map(|found| found.id).collect()),
+        }
+    }
+
     /// Commits contents. Nothing to commit is fine.
     pub(super) async fn commit(&self, table: &TableMeta, operation: &str, contents: Contents) -> Result<()> {
-        let Contents { add_partitions, remove_partitions, add_files, remove_files } = &contents;
-        if !(add_partitions.is_empty() && remove_partitions.is_empty() && add_files.is_empty() && remove_files.is_empty()) {
+        let Contents { add_partitions, remove_partitions, empty_partitions, add_files, remove_files } = &contents;
+        let partitions_stay = add_partitions.is_empty() && remove_partitions.is_empty() && empty_partitions.is_empty();
+        if !(partitions_stay && add_files.is_empty() && remove_files.is_empty()) {
             self.change(table, operation, TableChange::Contents(contents)).await?;
         }
         Ok(())
     }
 
     async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
-        Ok(self.catalog().change_table(table, operation, change).await?)
+        Ok(self.catalog().change_table(table, &self.by.doing(operation), change).await?)
     }
 
     /// Lists a location of which nothing is recorded, and reads the footers.
-    async fn discover(&self, location: &str, layout: Layout<'_>, schema: Option<&SchemaRef>) -> Result<Discovery> {
-        self.compare(Discover { location, layout, schema, partitions: &[], known: &[] }).await
+    async fn discover(
+        &self,
+        location: &str,
+        layout: Layout<'_>,
+        schema: Option<&SchemaRef>,
+        (storage, properties): (&Storage, &BTreeMap<String, String>),
+    ) -> Result<Discovery> {
+        self.compare(Discover { location, layout, schema, partitions: &[], known: &[], storage, properties }).await
     }
 
-    /// Lists a location and reads the footers that are not known.
+    /// Lists a location and reads the footers that are not known. Files that wait to be deleted are not there.
     pub(super) async fn compare(&self, request: Discover<'_>) -> Result<Discovery> {
         let store = self.store(&self.location(request.location)?)?;
-        Ok(discover::discover(request, store).await?)
+        let mut discovery = discover::discover(request, store).await?;
+        let urls: Vec<_> = discovery.partitions.iter().flat_map(|found| &found.files).map(|file| file.url.clone()).collect();
+        let garbage = self.catalog().garbage_among(&urls).await?;
+        if !garbage.is_empty() {
+            discovery.partitions.iter_mut().for_each(|found| found.files.retain(|file| !garbage.contains(&file.url)));
+        }
+        Ok(discovery)
     }
 
     fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
@@ -478,19 +547,28 @@ impl Names<'_> {
         }
     }
 
-    fn default_location(&self, database: &Database, table: &str) -> Result<Url> {
+    pub(super) fn default_location(&self, database: &Database, table: &str) -> Result<Url> {
         self.location(directory_in(&self.database_location(database)?, &[table])?.as_str())
     }
 
-    /// A managed table owns its directory, so nothing may be in it before.
-    async fn check_empty(&self, location: &Url) -> Result<()> {
+    /// Whoever put files where a managed table will be wants to read them, which it would not. Garbage of an earlier table, or of a
+    /// write that failed, may lie there.
+    pub(super) async fn check_empty(&self, location: &Url) -> Result<()> {
+        let cause = |cause| CatalogError::ObjectStore { url: location.to_string(), cause };
         let path = object_path(location.as_str())?;
-        match self.store(location)?.list(Some(&path)).next().await {
-            None => Ok(()),
-            Some(Ok(_)) => Err(Error::invalid(format!("the table's directory '{location}' is not empty"))
-                .with_hint("give the directory as LOCATION of an external table, or empty it")),
-            Some(Err(cause)) => Err(CatalogError::ObjectStore { url: location.to_string(), cause }.into()),
+        let found: Vec<_> = self.store(location)?.list(Some(&path)).take(FILES_LOOKED_AT_MAX).try_collect().await.map_err(cause)?;
+        if found.is_empty() {
+            return Ok(());
         }
+        let urls: Vec<_> = found.iter().map(|file| object_url(location, &file.location)).collect();
+        let garbage = self.catalog().garbage_among(&urls).await?;
+        let failed = self.catalog().abandoned_writes().await?;
+        let is_ours = |url: &String| garbage.contains(url) || failed.iter().any(|(write, _)| url.contains(&write.query_id));
+        if urls.iter().all(is_ours) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("the table's directory '{location}' is not empty"))
+            .with_hint("give the directory as LOCATION of an external table, or empty it"))
     }
 
     async fn check_directory(&self, location: &Url) -> Result<()> {
@@ -499,24 +577,6 @@ impl Names<'_> {
                 .with_hint("give the directory that holds the table's files"));
         }
         Ok(())
-    }
-
-    /// Deletes the files of a table that is forgotten already: what cannot be deleted is garbage, not a failed statement.
-    async fn delete_directory(&self, location: &str) {
-        if !location.starts_with(self.executor.warehouse.as_str()) || location == self.executor.warehouse.as_str() {
-            tracing::info!(location, "left the files of a dropped table where they are: they lie outside of the warehouse");
-            return;
-        }
-        let deleted = async {
-            let store = self.store(&self.location(location)?)?;
-            let files = store.list(Some(&object_path(location)?)).map_ok(|file| file.location).boxed();
-            let cause = |cause| CatalogError::ObjectStore { url: location.to_owned(), cause };
-            store.delete_stream(files).try_for_each(|_| async { Ok(()) }).await.map_err(cause)?;
-            Ok::<_, Error>(())
-        };
-        if let Err(error) = deleted.await {
-            tracing::warn!(location, %error, "files of a dropped table could not be deleted");
-        }
     }
 }
 
@@ -530,10 +590,14 @@ fn absent(what: &str, name: &impl std::fmt::Display) -> Outcome {
 
 /// Tables of our catalog that a query names, with their databases.
 fn referenced_tables(query: &ViewDefinition) -> Result<Vec<(String, String)>> {
-    let statements = DFParserBuilder::new(query.sql.as_str()).with_recursion_limit(QUERY_DEPTH_MAX).build()?.parse_statements()?;
+    let grammar = query.dialect.grammar();
+    let malformed = |error: ParserError| Error::from(DataFusionError::from(error));
+    let mut tokens = Tokenizer::new(grammar, &query.sql).tokenize_with_location().map_err(|error| malformed(error.into()))?;
+    rewrite_versions(&mut tokens, query.dialect);
+    let mut parser = Parser::new(grammar).with_recursion_limit(QUERY_DEPTH_MAX).with_tokens_with_locations(tokens);
     let mut tables = Vec::new();
-    for statement in &statements {
-        let (references, _) = resolve_table_references(statement, true)?;
+    for statement in parser.parse_statements().map_err(malformed)? {
+        let (references, _) = resolve_table_references(&Statement::Statement(Box::new(statement)), true)?;
         let own = references.into_iter().filter(|table| super::own_catalog(table.catalog()).is_ok());
         tables.extend(own.map(|table| (table.schema().unwrap_or(&query.default_database).to_lowercase(), table.table().to_lowercase())));
     }
@@ -595,6 +659,14 @@ fn with_change(table: &TableMeta, change: &ColumnChange, is_empty: bool) -> Resu
     let mut fields = table.schema.fields().to_vec();
     fields[index] = Arc::new(column.to_field());
     Ok(Arc::new(Schema::new(fields)))
+}
+
+/// Conditions for messages.
+fn describe(conditions: &[Condition]) -> String {
+    let one = |condition: &Condition| {
+        format!("{} {} {}", condition.key, condition.comparison.operator(), condition.value.as_deref().unwrap_or("NULL"))
+    };
+    conditions.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 /// A position and a typed value for a key of a table.

@@ -39,7 +39,9 @@ impl Names<'_> {
         let known = self.catalog().files(&table, &ids).await?;
         let (schema, partitions, known) = (Some(&table.schema), &list.partitions, &known);
         let layout = Layout::Keys(&table.keys);
-        let discovery = self.compare(Discover { location: &table.location, layout, schema, partitions, known }).await?;
+        let (storage, properties) = (&table.storage, &table.properties);
+        let location = &table.location;
+        let discovery = self.compare(Discover { location, layout, schema, partitions, known, storage, properties }).await?;
 
         let mut found: HashMap<_, _> = discovery.partitions.into_iter().map(|found| (found.values.clone(), found)).collect();
         let mut outsiders = Vec::new();
@@ -55,7 +57,8 @@ impl Names<'_> {
         }
         let look_at = |partition: Partition| async move {
             let layout = Layout::Partition(partition.values.clone());
-            self.compare(Discover { location: &partition.location, layout, schema, partitions: &[], known }).await
+            let location = &partition.location;
+            self.compare(Discover { location, layout, schema, partitions: &[], known, storage, properties }).await
         };
         let looked_at: Vec<_> = stream::iter(outsiders).map(look_at).buffer_unordered(OUTSIDERS_AT_ONCE).try_collect().await?;
         found.extend(looked_at.into_iter().flat_map(|discovery| discovery.partitions).map(|found| (found.values.clone(), found)));

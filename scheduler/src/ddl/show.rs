@@ -1,6 +1,7 @@
 //! SHOW and DESCRIBE.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::DateTime;
 use datafusion::arrow::datatypes::DataType;
@@ -8,10 +9,11 @@ use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ScalarValue, Statistics};
 use windlass_catalog::KeyPredicate;
-use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta};
+use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta, ViewDefinition};
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, PartitionValues, Pattern, TableName};
 use windlass_catalog::scan::table_statistics;
+use windlass_engine::Dialect;
 
 use super::{Names, PARTITIONS_MAX, Row, not_found, too_many_partitions};
 use crate::error::{Error, Result};
@@ -85,7 +87,11 @@ impl Names<'_> {
         let name = self.database(database).await?.name;
         let tables = self.catalog().tables(Some(&name)).await?;
         let shown = tables.into_iter().filter(|table| is_like(&table.name) && (!views_only || table.kind == TableKind::View));
-        Ok(shown.map(|table| row(&table.name, table.kind.name())).collect())
+        let mut rows: Vec<Row> = shown.map(|table| row(&table.name, table.kind.name())).collect();
+        let temporary = self.planner.temporary_views();
+        let temporary = temporary.keys().filter(|name| is_like(name));
+        rows.extend(temporary.map(|name| vec![None, Some(name.clone()), Some("TEMPORARY_VIEW".to_owned())]));
+        Ok(rows)
     }
 
     async fn columns(&self, table: &TableName) -> Result<Vec<Row>> {
@@ -95,14 +101,23 @@ impl Names<'_> {
         let in_current = table.database.is_none() && table.catalog.is_none();
         let is_virtual = self.executor.virtual_tables.iter().any(|known| {
             let database = table.database.as_deref().or_else(|| in_current.then_some(self.current_database));
-            known.name == table.name
-                && known.database.as_deref() == database
-                && known.catalog.as_deref() == table.catalog.as_deref().or(Some(CATALOG))
+            let is_named = known.database.as_deref() == database && known.catalog.as_deref() == table.catalog.as_deref().or(Some(CATALOG));
+            // `system.queries` leaves the database out.
+            let is_short = table.catalog.is_none() && known.catalog == table.database && known.catalog.as_deref() != Some(CATALOG);
+            known.name == table.name && (is_named || is_short)
         });
         if is_virtual {
             let parts = table.catalog.iter().chain(&table.database).chain([&table.name]);
             let name = parts.map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".");
-            let schema = self.planner.plan_schema(&format!("SELECT * FROM {name}"), self.current_database).await?;
+            let sql = format!("SELECT * FROM {name}");
+            let default_database = self.current_database.to_owned();
+            let schema =
+                self.planner.plan_schema(&ViewDefinition { sql, default_database, dialect: Dialect::Generic }, Arc::default()).await?;
+            return Ok(schema.fields().iter().map(|field| row(&Column::from_field(field), None)).collect());
+        }
+        let temporary = self.planner.temporary_views();
+        if let Some(view) = temporary.get(&table.name).filter(|_| in_current) {
+            let schema = self.planner.plan_schema(view, Arc::clone(&temporary)).await?;
             return Ok(schema.fields().iter().map(|field| row(&Column::from_field(field), None)).collect());
         }
         let table = self.table(table).await?;
@@ -129,7 +144,8 @@ impl Names<'_> {
         } else {
             let totals = self.catalog().totals(&table).await?;
             fact("location", table.location.clone());
-            fact("format", "PARQUET".to_owned());
+            fact("format", table.storage.format.to_string());
+            table.storage.serde.iter().for_each(|(name, value)| fact(&format!("serde {name}"), value.clone()));
             fact("partition keys", table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", "));
             fact("partitions", totals.partitions.to_string());
             fact("files", totals.files.to_string());

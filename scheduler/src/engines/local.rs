@@ -65,7 +65,7 @@ impl Engine for LocalEngine {
     }
 
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
-        let plan = prepare_scans(physical_plan(&query).await?)?;
+        let plan = prepare_scans(physical_plan(&query).await?, &self.runtime)?;
         let (rows, writer) = Buffer::new(Arc::clone(&query.schema), HELD_BYTES_MAX, &self.runtime.memory_pool);
         let context = TaskContext::from(&query.context.state()).with_runtime(Arc::clone(&self.runtime));
         let cancel = CancellationToken::new();

@@ -28,6 +28,7 @@ mod plan;
 mod run;
 mod slices;
 mod soundness;
+mod windows;
 
 /// Room beside the process's memory limit for rows that executors have sent and nobody has read yet.
 const HEAD_ROOM_BYTES: usize = 128 * 1024 * 1024;

@@ -57,7 +57,7 @@ fn build_server() -> Result<SqlInfoData, arrow_flight::error::FlightError> {
         (FlightSqlServerSql, true),
         (FlightSqlServerSubstrait, false),
         (FlightSqlServerCancel, true),
-        (FlightSqlServerBulkIngestion, false),
+        (FlightSqlServerBulkIngestion, true),
         (FlightSqlServerIngestTransactionsSupported, false),
         (SqlDdlCatalog, false),
         (SqlDdlSchema, true),

@@ -24,7 +24,7 @@ use super::{columns, stream::messages};
 use crate::error::{Error, Result};
 use crate::query::Query;
 use crate::session::Session;
-use crate::statement::{Statement, StatementKind};
+use crate::statement::Statement;
 
 /// How long a poll waits for the end of a query before it tells the progress.
 const POLL_WAIT: Duration = Duration::from_millis(500);
@@ -46,7 +46,13 @@ impl FlightFrontend {
     pub(super) async fn flight_info(&self, session: Arc<Session>, descriptor: FlightDescriptor) -> Result<FlightInfo> {
         let command = command(&descriptor.cmd)?;
         match self.start(&session, &command).await? {
-            Some(query) => self.query_info(&query, descriptor),
+            Some(query) => {
+                if query.is_update() {
+                    // Whether its rows are fetched or not.
+                    query.complete().await?;
+                }
+                self.query_info(&query, descriptor)
+            }
             None => metadata_info(&command, descriptor),
         }
     }
@@ -135,7 +141,10 @@ impl FlightFrontend {
                 let result = DoPutPreparedStatementResult { prepared_statement_handle: Some(prepared_statement_handle) };
                 Ok(result.encode_to_vec().into())
             }
-            Command::CommandStatementIngest(_) => Err(Error::unsupported("bulk ingestion is not supported")),
+            Command::CommandStatementIngest(ingest) => {
+                let result = DoPutUpdateResult { record_count: self.ingest(&session, ingest, messages).await? };
+                Ok(result.encode_to_vec().into())
+            }
             command => Err(unsupported(&command)),
         }
     }
@@ -154,10 +163,8 @@ impl FlightFrontend {
 
     async fn update(&self, session: &Arc<Session>, statement: &Arc<Statement>, parameters: Option<&RecordBatch>) -> Result<Bytes> {
         let query = self.coordinator.execute(session, statement, parameters).await?;
-        if statement.kind() == StatementKind::Query {
-            let mut unwanted = query.rows().await?;
-            while unwanted.try_next().await?.is_some() {}
-        }
+        let mut unwanted = query.rows().await?;
+        while unwanted.try_next().await?.is_some() {}
         query.close().await;
         let result = DoPutUpdateResult { record_count: query.affected_rows().unwrap_or(-1) };
         Ok(result.encode_to_vec().into())

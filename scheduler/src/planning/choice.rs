@@ -13,7 +13,7 @@ use windlass_catalog::prune::is_key_only;
 use windlass_engine::{EngineChoice, WindlassOptions};
 
 use super::threads::{OnThreads, Threads};
-use crate::engines::Engine;
+use crate::engines::{Cluster, Engine};
 use crate::error::Result;
 
 /// The engines there are.
@@ -25,13 +25,15 @@ pub struct Engines {
     pub pipelined: Arc<dyn Engine>,
     /// On the executors, every exchange kept.
     pub staged: Arc<dyn Engine>,
+    /// The executors.
+    pub cluster: Arc<dyn Cluster>,
 }
 
 impl Engines {
     /// The same engines; they plan on `threads`.
     pub(super) fn on(self, threads: &Threads) -> Self {
         let on = |engine| Arc::new(OnThreads::new(engine, threads.clone())) as _;
-        Self { local: on(self.local), pipelined: on(self.pipelined), staged: on(self.staged) }
+        Self { local: on(self.local), pipelined: on(self.pipelined), staged: on(self.staged), cluster: self.cluster }
     }
 
     /// The engine for an optimized plan, and why. Asks the catalog what it reads, which the physical plan then need not ask again.

@@ -95,6 +95,7 @@ impl Bench {
             label: "SELECT".to_owned(),
             schema: Arc::clone(&schema),
             engine: "staged",
+            updates: false,
         };
         let plan = PlannedQuery {
             id: head.id.clone(),

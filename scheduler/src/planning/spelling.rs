@@ -1,0 +1,508 @@
+//! What Hive, Spark and Presto spell otherwise than DataFusion does, as DataFusion spells it.
+//!
+//! DataFusion takes none of these, or, `GROUP BY ... WITH ROLLUP`, leaves a part out in silence. What depends on types is not spelling:
+//! operators are planned in `windlass_engine::functions`, rows made of lists in [`generators`](super::generators).
+
+use std::ops::ControlFlow;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
+use datafusion::sql::sqlparser::ast::{
+    self, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, Join, JoinConstraint, JoinOperator, OrderBy,
+    OrderByExpr, OrderByKind, OrderByOptions, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias,
+    TableAliasColumnDef, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut,
+};
+use windlass_engine::{Dialect, WindlassOptions};
+
+use super::generators::is_generator;
+use crate::error::{Error, Result};
+
+/// Spells a statement as DataFusion does. Errors: `Unsupported` for clauses that have no counterpart, `Invalid` for those that exclude
+/// each other.
+pub fn respell(statement: &mut ast::Statement, options: &ConfigOptions) -> Result<()> {
+    let dialect = WindlassOptions::of(options).dialect;
+    let lenient_casts = dialect.is_hive_like() && !options.execution.enable_ansi_mode;
+    match VisitMut::visit(statement, &mut Speller { dialect, lenient_casts, generated: 0 }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Speller {
+    dialect: Dialect,
+    /// Whether a value that cannot be cast is NULL.
+    lenient_casts: bool,
+    /// Tables that were named so far.
+    generated: usize,
+}
+
+impl VisitorMut for Speller {
+    type Break = Error;
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        flow(sorted_by(query))
+    }
+
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        flow(self.select(select))
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+            nest(table_with_joins);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        arrow_first(expr);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        flow(self.expr(expr))
+    }
+}
+
+fn flow(result: Result<()>) -> ControlFlow<Error> {
+    match result {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => ControlFlow::Break(error),
+    }
+}
+
+impl Speller {
+    fn select(&mut self, select: &mut Select) -> Result<()> {
+        grouped(&mut select.group_by)?;
+        for view in std::mem::take(&mut select.lateral_views) {
+            let Expr::Function(function) = view.lateral_view else {
+                return Err(Error::invalid(format!("LATERAL VIEW takes a function such as explode, not '{}'", view.lateral_view)));
+            };
+            let name = view.lateral_view_name.0.last().and_then(|part| part.as_ident()).cloned();
+            let name = name.ok_or_else(|| Error::invalid("LATERAL VIEW needs a name for its rows"))?;
+            attach(&mut select.from, lateral(function, name, view.lateral_col_alias)?, view.outer);
+        }
+        self.generate(select)?;
+        gather(&mut select.from);
+        for table in &mut select.from {
+            nest(table);
+        }
+        Ok(())
+    }
+
+    /// `SELECT a, explode(b) AS c FROM t` takes its rows from `t LATERAL VIEW explode(b) g AS c`.
+    fn generate(&mut self, select: &mut Select) -> Result<()> {
+        let mut makers = select.projection.iter().enumerate().filter_map(|(place, item)| {
+            let (function, columns) = match item {
+                SelectItem::UnnamedExpr(Expr::Function(function)) => (function, Vec::new()),
+                SelectItem::ExprWithAlias { expr: Expr::Function(function), alias } => (function, vec![alias.clone()]),
+                SelectItem::ExprWithAliases { expr: Expr::Function(function), aliases } => (function, aliases.clone()),
+                _ => return None,
+            };
+            is_generator(&function.name).then(|| (place, function.clone(), columns))
+        });
+        let Some((place, function, columns)) = makers.next() else { return Ok(()) };
+        if makers.next().is_some() {
+            return Err(Error::unsupported("one SELECT can make rows of one list only").with_hint("use LATERAL VIEW for each list"));
+        }
+        self.generated += 1;
+        let name = Ident::with_quote('"', format!("generated {}", self.generated));
+        attach(&mut select.from, lateral(function, name.clone(), columns)?, false);
+        // A star takes the new columns with all others.
+        if select.projection.iter().any(|item| matches!(item, SelectItem::Wildcard(_))) {
+            select.projection.remove(place);
+        } else {
+            let all = SelectItemQualifiedWildcardKind::ObjectName(name.into());
+            select.projection[place] = SelectItem::QualifiedWildcard(all, Default::default());
+        }
+        Ok(())
+    }
+
+    fn expr(&self, expr: &mut Expr) -> Result<()> {
+        match expr {
+            Expr::RLike { negated, expr: text, pattern, .. } => {
+                let matches = call("regexp_like", [std::mem::replace(&mut **text, null()), std::mem::replace(&mut **pattern, null())]);
+                *expr = match *negated {
+                    true => Expr::Nested(Box::new(Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(matches) })),
+                    false => matches,
+                };
+            }
+            Expr::UnaryOp { op: op @ UnaryOperator::BangNot, .. } => *op = UnaryOperator::Not,
+            Expr::Cast { kind: kind @ (CastKind::Cast | CastKind::DoubleColon), .. } if self.lenient_casts => *kind = CastKind::TryCast,
+            Expr::Function(function) => {
+                if let Some(respelled) = self.function(function)? {
+                    *expr = respelled;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn function(&self, function: &mut Function) -> Result<Option<Expr>> {
+        let [name] = function.name.0.as_slice() else { return Ok(None) };
+        let Some(name) = name.as_ident().map(|name| name.value.to_ascii_lowercase()) else { return Ok(None) };
+        let Some(mut args) = arguments(function) else { return Ok(None) };
+        if let ([_], Some(data_type)) = (args.as_slice(), self.cast_function(&name)) {
+            let kind = if self.lenient_casts { CastKind::TryCast } else { CastKind::Cast };
+            let expr = Box::new(args.remove(0));
+            return Ok(Some(Expr::Cast { kind, expr, data_type, array: false, format: None }));
+        }
+        Ok(match (name.as_str(), args.len()) {
+            ("isnull", 1) => Some(Expr::Nested(Box::new(Expr::IsNull(Box::new(args.remove(0)))))),
+            ("isnotnull", 1) => Some(Expr::Nested(Box::new(Expr::IsNotNull(Box::new(args.remove(0)))))),
+            ("unix_timestamp", 0) => Some(call("to_unixtime", [call("now", [])])),
+            // Presto's, whose ELSE may be left out.
+            ("if", 2) => {
+                args.push(null());
+                Some(call("if", args))
+            }
+            ("count_if", 1) => {
+                let result = Expr::Value(Value::Number("1".to_owned(), false).with_empty_span());
+                let case = Expr::Case {
+                    case_token: AttachedToken::empty(),
+                    end_token: AttachedToken::empty(),
+                    operand: None,
+                    conditions: vec![CaseWhen { condition: args.remove(0), result }],
+                    else_result: None,
+                };
+                function.name = Ident::new("count").into();
+                function.args = arguments_of(vec![case], Vec::new());
+                None
+            }
+            ("max_by" | "min_by", 2) => {
+                if function.over.is_some() {
+                    return Err(Error::unsupported(format!("'{name}' is not supported over a window"))
+                        .with_hint("use first_value(x) OVER (PARTITION BY ... ORDER BY y)"));
+                }
+                let by = args.remove(1);
+                let options = OrderByOptions { asc: Some(name == "min_by"), nulls_first: Some(false) };
+                let known = Expr::IsNotNull(Box::new(Expr::Nested(Box::new(by.clone()))));
+                function.filter = Some(Box::new(match function.filter.take() {
+                    Some(filter) => {
+                        Expr::BinaryOp { left: Box::new(Expr::Nested(filter)), op: BinaryOperator::And, right: Box::new(known) }
+                    }
+                    None => known,
+                }));
+                function.name = Ident::new("first_value").into();
+                let order = OrderByExpr { expr: by, options, with_fill: None };
+                function.args = arguments_of(args, vec![FunctionArgumentClause::OrderBy(vec![order])]);
+                None
+            }
+            _ => None,
+        })
+    }
+
+    /// Types that are functions, too: `date('2024-01-01')`.
+    fn cast_function(&self, name: &str) -> Option<DataType> {
+        Some(match name {
+            "date" => DataType::Date,
+            "timestamp" => DataType::Timestamp(None, ast::TimezoneInfo::None),
+            _ if !self.dialect.is_hive_like() => return None,
+            "string" => DataType::String(None),
+            "boolean" => DataType::Boolean,
+            "tinyint" => DataType::TinyInt(None),
+            "smallint" => DataType::SmallInt(None),
+            "int" => DataType::Int(None),
+            "bigint" => DataType::BigInt(None),
+            "float" => DataType::Real,
+            "double" => DataType::DoublePrecision,
+            _ => return None,
+        })
+    }
+}
+
+/// `a -> 'b' = c` compares the part of the JSON, as in PostgreSQL; the parser reads `a -> ('b' = c)`.
+fn arrow_first(expr: &mut Expr) {
+    let Expr::BinaryOp { op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right, .. } = &mut *expr else { return };
+    if compared(right).is_none() {
+        return;
+    }
+    let mut comparison = std::mem::replace(&mut **right, null());
+    let mut operand = &mut comparison;
+    while compared(operand).is_some() {
+        // Asked twice, because a borrow that is returned from a loop lasts too long.
+        let Some(first) = compared(operand) else { return };
+        operand = first;
+    }
+    let key = std::mem::replace(operand, null());
+    *operand = std::mem::replace(expr, null());
+    if let Expr::BinaryOp { right, .. } = operand {
+        **right = key;
+    }
+    *expr = comparison;
+}
+
+/// The first operand of a comparison.
+fn compared(expr: &mut Expr) -> Option<&mut Expr> {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq, Spaceship};
+    match expr {
+        Expr::BinaryOp { left, op: Eq | NotEq | Lt | LtEq | Gt | GtEq | Spaceship, .. } => Some(left),
+        Expr::IsNull(operand)
+        | Expr::IsNotNull(operand)
+        | Expr::IsTrue(operand)
+        | Expr::IsNotTrue(operand)
+        | Expr::IsFalse(operand)
+        | Expr::IsNotFalse(operand)
+        | Expr::IsDistinctFrom(operand, _)
+        | Expr::IsNotDistinctFrom(operand, _)
+        | Expr::Like { expr: operand, .. }
+        | Expr::ILike { expr: operand, .. }
+        | Expr::RLike { expr: operand, .. }
+        | Expr::SimilarTo { expr: operand, .. }
+        | Expr::InList { expr: operand, .. }
+        | Expr::InSubquery { expr: operand, .. }
+        | Expr::Between { expr: operand, .. } => Some(operand),
+        _ => None,
+    }
+}
+
+/// The function's arguments, if they are plain expressions.
+fn arguments(function: &Function) -> Option<Vec<Expr>> {
+    let FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses }) = &function.args else { return None };
+    let expr = |arg: &FunctionArg| match arg {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+        _ => None,
+    };
+    args.iter().map(expr).collect::<Option<Vec<_>>>().filter(|_| clauses.is_empty())
+}
+
+fn arguments_of(args: Vec<Expr>, clauses: Vec<FunctionArgumentClause>) -> FunctionArguments {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses })
+}
+
+fn call(name: &str, args: impl IntoIterator<Item = Expr>) -> Expr {
+    Expr::Function(Function {
+        name: Ident::new(name).into(),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: arguments_of(args.into_iter().collect(), Vec::new()),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+fn null() -> Expr {
+    Expr::Value(Value::Null.with_empty_span())
+}
+
+/// `GROUP BY a, b WITH ROLLUP` is `GROUP BY ROLLUP (a, b)`.
+fn grouped(group_by: &mut GroupByExpr) -> Result<()> {
+    let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = group_by;
+    let modifiers = std::mem::take(modifiers);
+    let modifier = match modifiers.as_slice() {
+        [] => return Ok(()),
+        [modifier] => modifier.clone(),
+        _ => return Err(Error::invalid("GROUP BY can have one of ROLLUP, CUBE and GROUPING SETS")),
+    };
+    let GroupByExpr::Expressions(keys, _) = group_by else {
+        return Err(Error::unsupported(format!("GROUP BY ALL {modifier} is not supported")).with_hint("name the columns"));
+    };
+    let sets = keys.iter().map(|key| vec![key.clone()]).collect();
+    *keys = vec![match modifier {
+        GroupByWithModifier::Rollup => Expr::Rollup(sets),
+        GroupByWithModifier::Cube => Expr::Cube(sets),
+        GroupByWithModifier::GroupingSets(sets) => sets,
+        GroupByWithModifier::Totals => {
+            return Err(Error::unsupported("WITH TOTALS is not supported").with_hint("use WITH ROLLUP"));
+        }
+    }];
+    Ok(())
+}
+
+/// A query's rows are one stream, so what asks for order within each reducer gets it by a total order, and `DISTRIBUTE BY`, which says who
+/// the reducers are, says nothing about the rows.
+fn sorted_by(query: &mut Query) -> Result<()> {
+    let SetExpr::Select(select) = query.body.as_mut() else { return Ok(()) };
+    let cluster_by = std::mem::take(&mut select.cluster_by);
+    let distributed = !std::mem::take(&mut select.distribute_by).is_empty();
+    let mut sort_by = std::mem::take(&mut select.sort_by);
+    if !cluster_by.is_empty() {
+        if distributed || !sort_by.is_empty() {
+            return Err(Error::invalid("CLUSTER BY stands for DISTRIBUTE BY and SORT BY: use it without them"));
+        }
+        let key = |expr| OrderByExpr { expr, options: OrderByOptions::default(), with_fill: None };
+        sort_by = cluster_by.into_iter().map(key).collect();
+    }
+    if sort_by.is_empty() {
+        return Ok(());
+    }
+    if query.order_by.is_some() {
+        return Err(Error::invalid("a query has either ORDER BY or SORT BY"));
+    }
+    query.order_by = Some(OrderBy { kind: OrderByKind::Expressions(sort_by), interpolate: None });
+    Ok(())
+}
+
+/// A function that makes rows, as a table that sees the tables before it.
+fn lateral(function: Function, name: Ident, columns: Vec<Ident>) -> Result<TableFactor> {
+    let args = match function.args {
+        FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses }) if clauses.is_empty() => args,
+        _ => return Err(Error::invalid(format!("'{}' takes a list of arguments only", function.name))),
+    };
+    let columns = columns.into_iter().map(|name| TableAliasColumnDef { name, data_type: None }).collect();
+    let alias = Some(TableAlias { explicit: true, name, columns, at: None });
+    Ok(TableFactor::Function { lateral: true, name: function.name, args, with_ordinality: false, alias })
+}
+
+/// Adds a table that sees all others.
+fn attach(from: &mut Vec<TableWithJoins>, relation: TableFactor, outer: bool) {
+    let join_operator = if outer { JoinOperator::LeftOuter(JoinConstraint::None) } else { JoinOperator::CrossJoin(JoinConstraint::None) };
+    match crossed(std::mem::take(from)) {
+        Some(mut tables) => {
+            tables.joins.push(Join { relation, global: false, join_operator });
+            from.push(tables);
+        }
+        None => from.push(TableWithJoins { relation, joins: Vec::new() }),
+    }
+}
+
+/// The tables of a list as joins.
+fn crossed(from: Vec<TableWithJoins>) -> Option<TableWithJoins> {
+    from.into_iter().reduce(|mut left, right| {
+        let join_operator = JoinOperator::CrossJoin(JoinConstraint::None);
+        left.joins.push(Join { relation: factor(right), global: false, join_operator });
+        left
+    })
+}
+
+fn factor(table: TableWithJoins) -> TableFactor {
+    match table.joins.is_empty() {
+        true => table.relation,
+        false => TableFactor::NestedJoin { table_with_joins: Box::new(table), alias: None },
+    }
+}
+
+/// `FROM a, UNNEST(a.b)` is `FROM a CROSS JOIN UNNEST(a.b)`.
+fn gather(from: &mut Vec<TableWithJoins>) {
+    for table in std::mem::take(from) {
+        match makes_rows(&table.relation) {
+            true => {
+                attach(from, table.relation, false);
+                from.iter_mut().for_each(|gathered| gathered.joins.extend(table.joins.iter().cloned()));
+            }
+            false => from.push(table),
+        }
+    }
+}
+
+/// Puts each table that makes rows into a join of its own with all before it, which [`generators`](super::generators) plans as one.
+fn nest(table: &mut TableWithJoins) {
+    for join in std::mem::take(&mut table.joins) {
+        let generates = makes_rows(&join.relation);
+        table.joins.push(Join { join_operator: semi_joined(join.join_operator), ..join });
+        if generates {
+            let relation = std::mem::replace(&mut table.relation, empty());
+            let nested = TableWithJoins { relation, joins: std::mem::take(&mut table.joins) };
+            table.relation = TableFactor::NestedJoin { table_with_joins: Box::new(nested), alias: None };
+        }
+    }
+}
+
+fn empty() -> TableFactor {
+    TableFactor::TableFunction { expr: null(), alias: None }
+}
+
+/// `SEMI JOIN` is `LEFT SEMI JOIN`.
+fn semi_joined(operator: JoinOperator) -> JoinOperator {
+    match operator {
+        JoinOperator::Semi(constraint) => JoinOperator::LeftSemi(constraint),
+        JoinOperator::Anti(constraint) => JoinOperator::LeftAnti(constraint),
+        other => other,
+    }
+}
+
+/// Whether a table's rows are made of columns of the tables before it.
+fn makes_rows(factor: &TableFactor) -> bool {
+    match factor {
+        TableFactor::UNNEST { .. } => true,
+        TableFactor::Function { name, .. } | TableFactor::Table { name, args: Some(_), .. } => is_generator(name),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::parser::Parser;
+    use windlass_engine::session::{session_config, set_option};
+
+    use super::*;
+
+    fn spelled(dialect: Dialect, sql: &str) -> Result<String> {
+        let mut config = session_config(1);
+        set_option(config.options_mut(), "windlass.dialect", &dialect.to_string()).unwrap();
+        let mut statements = Parser::parse_sql(dialect.grammar(), sql).unwrap();
+        respell(&mut statements[0], config.options())?;
+        Ok(statements[0].to_string())
+    }
+
+    #[test]
+    fn clauses_of_hive_and_spark() {
+        for (sql, expected) in [
+            ("SELECT a FROM t GROUP BY a, b WITH ROLLUP", "SELECT a FROM t GROUP BY ROLLUP (a, b)"),
+            ("SELECT a FROM t GROUP BY a, b GROUPING SETS ((a, b), ())", "SELECT a FROM t GROUP BY GROUPING SETS ((a, b), ())"),
+            ("SELECT a FROM t DISTRIBUTE BY a SORT BY b DESC", "SELECT a FROM t ORDER BY b DESC"),
+            ("SELECT a FROM t CLUSTER BY a", "SELECT a FROM t ORDER BY a"),
+            ("SELECT a FROM t SEMI JOIN u ON t.a = u.a", "SELECT a FROM t LEFT SEMI JOIN u ON t.a = u.a"),
+            ("SELECT a NOT RLIKE 'x' FROM t", "SELECT (NOT regexp_like(a, 'x')) FROM t"),
+            ("SELECT int(a), CAST(b AS STRING) FROM t", "SELECT TRY_CAST(a AS INT), TRY_CAST(b AS STRING) FROM t"),
+            (
+                "SELECT max_by(a, b) FILTER (WHERE c) FROM t",
+                "SELECT first_value(a ORDER BY b DESC NULLS LAST) FILTER (WHERE (c) AND (b) IS NOT NULL) FROM t",
+            ),
+            ("SELECT count_if(a > 1) FROM t", "SELECT count(CASE WHEN a > 1 THEN 1 END) FROM t"),
+        ] {
+            assert_eq!(spelled(Dialect::Spark, sql).unwrap(), expected, "{sql}");
+        }
+        assert_eq!(spelled(Dialect::Presto, "SELECT CAST(a AS INT)").unwrap(), "SELECT CAST(a AS INT)");
+        for sql in
+            ["SELECT a FROM t SORT BY a ORDER BY b", "SELECT a FROM t CLUSTER BY a SORT BY a", "SELECT explode(a), explode(b) FROM t"]
+        {
+            assert!(spelled(Dialect::Hive, sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn parts_of_json_are_compared() {
+        for (sql, expected) in [("SELECT a -> 'b' = 'c' AND d", "BinaryOp"), ("SELECT a ->> 'b' -> 'c' IN ('d') IS NULL", "IsNull")] {
+            let mut statements = Parser::parse_sql(Dialect::Generic.grammar(), sql).unwrap();
+            respell(&mut statements[0], session_config(1).options()).unwrap();
+            assert_eq!(statements[0].to_string(), sql);
+            let ast::Statement::Query(query) = &statements[0] else { panic!("{sql}") };
+            let SetExpr::Select(select) = query.body.as_ref() else { panic!("{sql}") };
+            let SelectItem::UnnamedExpr(expr) = &select.projection[0] else { panic!("{sql}") };
+            let shape = format!("{expr:?}");
+            assert!(shape.starts_with(expected), "{sql}: {shape}");
+            assert!(!shape.contains("Arrow, right: InList") && !shape.contains("Arrow, right: BinaryOp"), "{sql}: {shape}");
+        }
+    }
+
+    #[test]
+    fn rows_made_of_lists_join_all_before_them() {
+        for (dialect, sql, expected) in [
+            (
+                Dialect::Hive,
+                "SELECT * FROM t, u LATERAL VIEW OUTER explode(b) e AS c",
+                "SELECT * FROM (t CROSS JOIN u LEFT OUTER JOIN LATERAL explode(b) AS e (c))",
+            ),
+            (
+                Dialect::Presto,
+                "SELECT * FROM t CROSS JOIN UNNEST(b) AS e (c) JOIN u ON c = d",
+                "SELECT * FROM (t CROSS JOIN UNNEST(b) AS e (c)) JOIN u ON c = d",
+            ),
+            (Dialect::Generic, "SELECT * FROM t, UNNEST(b) AS e (c), u", "SELECT * FROM (t CROSS JOIN UNNEST(b) AS e (c)), u"),
+            (
+                Dialect::Spark,
+                "SELECT a, explode(b) AS c FROM t",
+                r#"SELECT a, "generated 1".* FROM (t CROSS JOIN LATERAL explode(b) AS "generated 1" (c))"#,
+            ),
+            (Dialect::Spark, "SELECT explode(array(1))", r#"SELECT "generated 1".* FROM LATERAL explode(array(1)) AS "generated 1""#),
+        ] {
+            assert_eq!(spelled(dialect, sql).unwrap(), expected, "{sql}");
+        }
+    }
+}
