@@ -1,4 +1,4 @@
-//! How long a scan of one day takes to plan, on tables of growing numbers of partitions.
+//! How long a scan of one day takes to plan, and many files to commit, on tables of growing numbers of partitions.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use tempfile::TempDir;
 use windlass_catalog::catalog::{
     AnalyzedPartition, CATALOG, Contents, DEFAULT_DATABASE, DataFile, FilesDigest, KeyType, NewFile, NewPartition, NewTable, PartitionKey,
-    TableChange, TableKind, ViewDefinition,
+    TableChange, TableKind, TableMeta, ViewDefinition,
 };
 use windlass_catalog::names::{NamesCache, StatementCatalogs, ViewPlanner};
-use windlass_catalog::{Catalog, KeyPredicate, SqliteCatalog};
+use windlass_catalog::{Catalog, Comparison, KeyPredicate, Replaces, SqliteCatalog, Write, WriteIntent, WrittenFile};
 use windlass_engine::session::{session_config, state_builder};
 
 use crate::Result;
@@ -53,6 +53,9 @@ pub struct Args {
     /// Plans measured per table, each of another day.
     #[arg(long, default_value_t = 101)]
     runs: usize,
+    /// Files of one commit, each of a partition of its own; 0 commits nothing.
+    #[arg(long, default_value_t = 10_000)]
+    files: usize,
 }
 
 /// A table in a store of its own, and how long its plans took.
@@ -96,7 +99,49 @@ pub async fn run(args: Args) -> Result<()> {
         let (load, first) = (milliseconds(*load), milliseconds(*first));
         println!("{partitions:>10} {load:>14} {files:>6} {first:>12} {min:>12} {median:>12} {p90:>12}");
     }
+    if args.files > 0 {
+        println!("\n{:>10} {:>14} {:>14} {:>14} {:>14} {:>14}", "partitions", "append", "overwrite", "past plan", "vacuum", "again");
+        for table in &tables {
+            let times = commits(table.planner.catalog.as_ref(), table.partitions.min(args.files)).await?;
+            println!("{:>10} {}", table.partitions, times.map(|time| format!("{:>14}", milliseconds(time))).join(" "));
+        }
+    }
     Ok(())
+}
+
+/// Adds a file to each of some partitions, replaces all of theirs, lists these partitions as they were, forgets what went, and tries to again.
+async fn commits(catalog: &dyn Catalog, files: usize) -> Result<[Duration; 5]> {
+    let table = catalog.table(DEFAULT_DATABASE, "t").await?.ok_or("the table is gone")?;
+    let write = |query_id: &str, replaces| -> Result<Write> {
+        let written = |number| {
+            let NewPartition { values, location, mut files } = partition(number)?;
+            let mut file = files.remove(0);
+            file.url = format!("{location}part-{query_id}-0.parquet");
+            Ok(WrittenFile { values, partition_location: location, file })
+        };
+        let files = (0..files).map(written).collect::<Result<_>>()?;
+        Ok(Write { query_id: query_id.to_owned(), operation: "INSERT".to_owned(), user: String::new(), replaces, files })
+    };
+    let mut times = [Duration::ZERO; 5];
+    for (time, write) in times.iter_mut().zip([write("q1", Replaces::Nothing)?, write("q2", Replaces::TouchedPartitions)?]) {
+        let location = table.location.clone();
+        catalog.begin_write(WriteIntent { query_id: write.query_id.clone(), location, table_id: Some(table.id) }).await?;
+        let start = Instant::now();
+        catalog.commit_write(&table, write).await?;
+        *time = start.elapsed();
+    }
+    let day = KeyPredicate::Compare(0, Comparison::Equal, ScalarValue::Date32(Some(FIRST_DAY)));
+    let past = TableMeta { as_of: Some(table.version + 1), ..table.as_ref().clone() };
+    let start = Instant::now();
+    catalog.scan(&past, &day, None, usize::MAX).await?;
+    times[2] = start.elapsed();
+    for time in &mut times[3..] {
+        let start = Instant::now();
+        let expired = catalog.expire(None, i64::MAX, usize::MAX, false).await?;
+        catalog.forget_garbage(&expired.files).await?;
+        *time = start.elapsed();
+    }
+    Ok(times)
 }
 
 impl Table {
@@ -130,14 +175,15 @@ async fn generate(catalog: &SqliteCatalog, partitions: usize) -> Result<()> {
         keys: vec![key("dt", KeyType::Date), key("region", KeyType::String), key("hr", KeyType::Int)],
         comment: None,
         properties: Default::default(),
+        storage: Default::default(),
         view: None,
     };
-    let mut table = catalog.create_table(table, Contents::default()).await?;
+    let mut table = catalog.create_table(table, Contents::default(), &"CREATE TABLE".into()).await?;
     for first in (0..partitions).step_by(PARTITIONS_PER_COMMIT) {
         let last = partitions.min(first + PARTITIONS_PER_COMMIT);
         let add_partitions = (first..last).map(partition).collect::<Result<_>>()?;
         let contents = Contents { add_partitions, ..Default::default() };
-        table = catalog.change_table(&table, "ADD PARTITION", TableChange::Contents(contents)).await?;
+        table = catalog.change_table(&table, &"ADD PARTITION".into(), TableChange::Contents(contents)).await?;
     }
     Ok(())
 }

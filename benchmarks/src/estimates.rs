@@ -1,5 +1,6 @@
 //! Estimated against actual rows of every operator of a suite's queries, in one process.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use windlass_catalog::catalog::{Contents, DEFAULT_DATABASE, NewPartition, NewTab
 use windlass_catalog::discover::{Discover, FoundPartition, Layout, discover};
 use windlass_catalog::names::{NamesCache, StatementCatalogs};
 use windlass_catalog::{Catalog, SqliteCatalog};
+use windlass_engine::formats::Storage;
 use windlass_engine::session::{session_config, state_builder};
 use windlass_scheduler::planning::estimates::with_estimates;
 use windlass_scheduler::planning::join_order::{estimated_rows, load_statistics, order_joins, with_join_order};
@@ -177,7 +179,16 @@ fn process_cpu_seconds() -> f64 {
 async fn record(catalog: &dyn Catalog, directory: &Path) -> Result<()> {
     let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let location = format!("file://{}/", fs::canonicalize(directory)?.display());
-    let request = Discover { location: &location, layout: Layout::Inferred, schema: None, partitions: &[], known: &[] };
+    let (storage, properties) = (Storage::default(), BTreeMap::new());
+    let request = Discover {
+        location: &location,
+        layout: Layout::Inferred,
+        schema: None,
+        partitions: &[],
+        known: &[],
+        storage: &storage,
+        properties: &properties,
+    };
     let found = discover(request, RuntimeEnv::default().object_store(ObjectStoreUrl::local_filesystem())?).await?;
     let partition = |found: FoundPartition| NewPartition { values: found.values, location: found.location, files: found.files };
     let contents = Contents { add_partitions: found.partitions.into_iter().map(partition).collect(), ..Contents::default() };
@@ -190,9 +201,10 @@ async fn record(catalog: &dyn Catalog, directory: &Path) -> Result<()> {
         keys: found.keys,
         comment: None,
         properties: Default::default(),
+        storage: Default::default(),
         view: None,
     };
-    catalog.create_table(table, contents).await?;
+    catalog.create_table(table, contents, &"CREATE TABLE".into()).await?;
     Ok(())
 }
 

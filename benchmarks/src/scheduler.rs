@@ -321,10 +321,11 @@ async fn create_table(directory: &Path, load: Load) -> Result<()> {
         keys: Vec::new(),
         comment: None,
         properties: Default::default(),
+        storage: Default::default(),
         view: None,
     };
     let partition = NewPartition { values: Vec::new(), location: table.location.clone(), files };
-    catalog.create_table(table, Contents { add_partitions: vec![partition], ..Contents::default() }).await?;
+    catalog.create_table(table, Contents { add_partitions: vec![partition], ..Contents::default() }, &"CREATE TABLE".into()).await?;
     Ok(())
 }
 

@@ -1,6 +1,8 @@
 //! Tests that start the real binaries.
 
+mod examples;
 mod files;
+mod formats;
 mod front_door;
 mod pipelined;
 mod plans;
@@ -10,3 +12,4 @@ mod restart;
 mod shell;
 mod slt;
 mod tpch;
+mod writes;

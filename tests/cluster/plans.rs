@@ -161,9 +161,10 @@ async fn create(catalog: &dyn Catalog, table: Invented) {
         keys,
         comment: None,
         properties: Default::default(),
+        storage: Default::default(),
         view: None,
     };
-    catalog.create_table(new, contents).await.unwrap();
+    catalog.create_table(new, contents, &"CREATE TABLE".into()).await.unwrap();
 }
 
 /// Executors that only planners see.

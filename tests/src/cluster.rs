@@ -35,6 +35,8 @@ pub struct Options {
     pub executors: usize,
     /// Directories that tables may use beside the cluster's own.
     pub locations: Vec<PathBuf>,
+    /// Whether queries may read files that are no table's.
+    pub read_files: bool,
     /// Users and passwords; without any, everybody is let in.
     pub users: Vec<(&'static str, &'static str)>,
     /// Whether clients connect with TLS, under the authority of [`Cluster::authority`].
@@ -275,7 +277,10 @@ fn start_scheduler(directory: &Path, options: &Options, ports: &BTreeMap<&str, u
         config.insert("advertised_host".into(), host.into());
     }
     config.insert("data_dir".into(), directory.join("state").display().to_string().into());
+    // Executors write there too.
+    config.insert("warehouse_dir".into(), directory.join("data/warehouse").display().to_string().into());
     config.insert("allowed_locations".into(), allowed(directory, options).into());
+    config.insert("planning".into(), toml::Table::from_iter([("read_files".to_owned(), options.read_files.into())]).into());
     let hash = |password: &str| windlass_scheduler::auth::hash_password(password).unwrap();
     let users = options.users.iter().map(|(name, password)| ((*name).to_owned(), hash(password).into()));
     let auth = toml::Table::from_iter([

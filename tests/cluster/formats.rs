@@ -1,0 +1,222 @@
+//! Tables of text, JSON and Avro files.
+
+use std::fs;
+use std::path::Path;
+
+use windlass_client::Connection;
+use windlass_tests::cluster::Options;
+use windlass_tests::{Cluster, fixtures, rows};
+
+async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
+    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
+}
+
+async fn error(connection: &Connection, sql: &str) -> String {
+    match connection.collect(sql).await {
+        Ok(_) => panic!("no error from: {sql}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn write(path: &Path, bytes: impl AsRef<[u8]>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// The rows of a query, the same from every engine.
+async fn everywhere(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
+    let mut found = Vec::new();
+    for engine in ["local", "pipelined", "staged"] {
+        connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
+        found.push(cells(connection, sql).await);
+    }
+    assert!(found.windows(2).all(|pair| pair[0] == pair[1]), "{sql}: {found:?}");
+    found.remove(0)
+}
+
+/// Makes the table again from what SHOW CREATE TABLE says of it.
+async fn recreate(connection: &Connection, table: &str) {
+    let statement = cells(connection, &format!("SHOW CREATE TABLE {table}")).await.remove(0).remove(0);
+    connection.collect(&format!("DROP TABLE {table}")).await.unwrap();
+    connection.collect(&statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    connection.collect(&format!("MSCK REPAIR TABLE {table}")).await.unwrap();
+    assert_eq!(cells(connection, &format!("SHOW CREATE TABLE {table}")).await[0][0], statement);
+}
+
+/// An Avro object container file without compression.
+fn avro(schema: &str, records: &[Vec<u8>]) -> Vec<u8> {
+    let sync = [7; 16];
+    let mut file = b"Obj\x01".to_vec();
+    file.extend(long(1));
+    file.extend(text("avro.schema"));
+    file.extend(text(schema));
+    file.extend(long(0));
+    file.extend(sync);
+    let block = records.concat();
+    file.extend(long(records.len() as i64));
+    file.extend(long(block.len() as i64));
+    file.extend(block);
+    file.extend(sync);
+    file
+}
+
+fn long(value: i64) -> Vec<u8> {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    let mut bytes = Vec::new();
+    while rest > 0x7f {
+        bytes.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(rest as u8);
+    bytes
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [long(text.len() as i64), text.as_bytes().to_vec()].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_is_read_by_every_engine() {
+    let cluster = Cluster::start(2).await;
+    let connection = cluster.connect().await;
+    let directory = |name: &str| cluster.data().join(name);
+    let run = async |sql: String| connection.collect(&sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+
+    // As people write it for Hive, in partitions.
+    write(&directory("hive").join("dt=2024-01-01/a.txt"), "1,x\\,y,2.5\n\\N,,\\N\n");
+    write(&directory("hive").join("dt=2024-01-02/b.txt"), "3,z\n");
+    run(format!(
+        "CREATE EXTERNAL TABLE hive (id INT, name STRING, price DECIMAL(9,2)) PARTITIONED BY (dt DATE) ROW FORMAT DELIMITED FIELDS \
+         TERMINATED BY ',' ESCAPED BY '\\' LINES TERMINATED BY '\\n' NULL DEFINED AS '\\N' STORED AS TEXTFILE LOCATION '{}'",
+        directory("hive").display()
+    ))
+    .await;
+    connection.collect("MSCK REPAIR TABLE hive").await.unwrap();
+    let hive = "SELECT * FROM hive ORDER BY id NULLS LAST";
+    let want = [["1", "x,y", "2.50", "2024-01-01"], ["3", "z", "NULL", "2024-01-02"], ["NULL", "(empty)", "NULL", "2024-01-01"]];
+    assert_eq!(everywhere(&connection, hive).await, want);
+    assert_eq!(everywhere(&connection, "SELECT count(*) FROM hive WHERE dt = DATE '2024-01-01'").await, [["2"]]);
+    recreate(&connection, "hive").await;
+    assert_eq!(everywhere(&connection, hive).await, want);
+
+    // Columns from the header, quotes, several files of different kinds.
+    write(&directory("csv").join("a.csv"), "Id,Name,at\n1,\"a, \"\"b\"\"\",2024-01-01 10:00:00\n2,,\n");
+    // What gzip makes of the header and `3,c,`.
+    let compressed: &[u8] = &[
+        31, 139, 8, 0, 0, 0, 0, 0, 2, 255, 243, 76, 209, 241, 75, 204, 77, 213, 73, 44, 225, 50, 214, 73, 214, 225, 2, 0, 166, 240, 87, 54,
+        16, 0, 0, 0,
+    ];
+    write(&directory("csv").join("b.csv.gz"), compressed);
+    run(format!(
+        "CREATE EXTERNAL TABLE csv STORED AS CSV LOCATION '{}' TBLPROPERTIES ('skip.header.line.count' = '1')",
+        directory("csv").display()
+    ))
+    .await;
+    let csv = "SELECT id, name, at FROM csv ORDER BY id";
+    let want = [["1", "a, \"b\"", "2024-01-01T10:00:00"], ["2", "(empty)", "NULL"], ["3", "c", "NULL"]];
+    assert_eq!(everywhere(&connection, csv).await, want);
+    recreate(&connection, "csv").await;
+    assert_eq!(everywhere(&connection, csv).await, want);
+    run(format!(
+        "CREATE EXTERNAL TABLE open (id STRING, name STRING, at STRING) ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.OpenCSVSerde' \
+         STORED AS TEXTFILE LOCATION '{}' TBLPROPERTIES ('skip.header.line.count' = '1')",
+        directory("csv").display()
+    ))
+    .await;
+    assert_eq!(everywhere(&connection, "SELECT count(*), max(id) FROM open").await, [["3", "3"]]);
+
+    // Nested objects under names of their own.
+    let lines = "{\"userId\": 1, \"place\": {\"lat\": 1.5, \"tags\": [\"a\", \"b\"]}}\n{\"userId\": 2}\n";
+    write(&directory("json").join("a.json"), lines);
+    run(format!("CREATE EXTERNAL TABLE json STORED AS JSONFILE LOCATION '{}'", directory("json").display())).await;
+    let json = "SELECT userid, place['lat'], place['tags'][2] FROM json ORDER BY userid";
+    let want = [["1", "1.5", "b"], ["2", "NULL", "NULL"]];
+    assert_eq!(everywhere(&connection, json).await, want);
+    recreate(&connection, "json").await;
+    assert_eq!(everywhere(&connection, json).await, want);
+
+    // A line that is no object: an error that tells where, or NULL.
+    write(&directory("json").join("b.json"), "{\"userId\": 3}\nnot json\n");
+    connection.collect("MSCK REPAIR TABLE json").await.unwrap();
+    for engine in ["local", "pipelined", "staged"] {
+        connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
+        let message = error(&connection, "SELECT sum(userid) FROM json").await;
+        assert!(message.contains("json/b.json") && message.contains("line 2"), "{engine}: {message}");
+    }
+    run("ALTER TABLE json SET TBLPROPERTIES ('windlass.bad_records' = 'null')".to_owned()).await;
+    assert_eq!(everywhere(&connection, "SELECT sum(userid), count(*) FROM json").await, [["6", "4"]]);
+    let message = error(&connection, "ALTER TABLE json SET TBLPROPERTIES ('windlass.bad_records' = 'maybe')").await;
+    assert!(message.contains("fail or null"), "{message}");
+
+    let schema = r#"{"type": "record", "name": "bid", "fields": [{"name": "auctionId", "type": "long"}, {"name": "user", "type": ["null", "string"]}]}"#;
+    let records = [[long(10), long(1), text("ada")].concat(), [long(20), long(0)].concat()];
+    write(&directory("avro").join("a.avro"), avro(schema, &records));
+    run(format!("CREATE EXTERNAL TABLE bids STORED AS AVRO LOCATION '{}'", directory("avro").display())).await;
+    let bids = "SELECT auctionid, \"user\" FROM bids ORDER BY auctionid";
+    let want = [["10", "ada"], ["20", "NULL"]];
+    assert_eq!(everywhere(&connection, bids).await, want);
+    assert_eq!(everywhere(&connection, "SELECT count(*) FROM bids").await, [["2"]]);
+    recreate(&connection, "bids").await;
+    assert_eq!(everywhere(&connection, bids).await, want);
+
+    let message = error(&connection, "CREATE TABLE managed (a INT) STORED AS CSV").await;
+    assert!(message.contains("managed"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_read_without_a_table_if_allowed() {
+    let cluster = Cluster::start_as(Options { executors: 2, read_files: true, ..Options::default() }).await;
+    let connection = cluster.connect().await;
+    let path = |name: &str| cluster.data().join(name).display().to_string();
+    for day in 1..3 {
+        fixtures::numbers(&cluster.data().join(format!("numbers/day={day}")), 2, 100);
+    }
+    write(&cluster.data().join("one.csv"), "id,name\n1,a\n2,\n");
+    write(&cluster.data().join("json/a.jsonl"), "{\"id\": 1, \"Deep\": {\"x\": 2}}\n");
+    let numbers = format!("SELECT day, count(*), sum(n) FROM read_parquet('{}') WHERE day > 1 GROUP BY day", path("numbers"));
+    assert_eq!(everywhere(&connection, &numbers).await, [["2", "200", "19900"]]);
+    let joined =
+        format!("SELECT c.id, deep['x'] FROM READ_CSV('{}') AS c JOIN read_json('{}') j ON c.id = j.id", path("one.csv"), path("json"));
+    assert_eq!(everywhere(&connection, &joined).await, [["1", "2"]]);
+    for (sql, word) in [
+        ("SELECT * FROM read_csv('/etc/passwd')", "allowed_locations"),
+        ("SELECT * FROM read_csv('s3://lake/x')", "allowed_locations"),
+        ("SELECT * FROM read_csv(1)", "one location"),
+        ("SELECT * FROM read_orc('x')", "read_orc"),
+    ] {
+        let message = error(&connection, sql).await;
+        assert!(message.contains(word), "{sql}: {message}");
+    }
+    let message = error(&connection, &format!("SELECT * FROM read_parquet('{}')", path("nothing"))).await;
+    assert!(message.contains("nothing"), "{message}");
+
+    let strict = Cluster::start(1).await;
+    let connection = strict.connect().await;
+    for sql in ["SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM files.read_csv.\"/etc/passwd\""] {
+        error(&connection, sql).await;
+    }
+    let message = error(&connection, "SELECT * FROM read_csv('x')").await;
+    assert!(message.contains("turned off"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_text_is_read_by_several_tasks() {
+    let cluster = Cluster::start(2).await;
+    let connection = cluster.connect().await;
+    let rows = 1_500_000u64;
+    let mut text = String::from("id,twice,name\n");
+    for id in 0..rows {
+        text.push_str(&format!("{id},{},name {}\n", id * 2, id % 7));
+    }
+    write(&cluster.data().join("large/a.csv"), text);
+    let location = cluster.data().join("large");
+    let create = format!(
+        "CREATE EXTERNAL TABLE large (id BIGINT, twice BIGINT, name STRING) STORED AS CSV LOCATION '{}' TBLPROPERTIES \
+         ('skip.header.line.count' = '1')",
+        location.display()
+    );
+    connection.collect(&create).await.unwrap();
+    let sum = rows * (rows - 1) / 2;
+    let want = [[rows.to_string(), sum.to_string(), (2 * sum).to_string(), "7".to_owned()]];
+    assert_eq!(everywhere(&connection, "SELECT count(*), sum(id), sum(twice), count(DISTINCT name) FROM large").await, want);
+}
