@@ -67,7 +67,7 @@ fn wrong_settings_are_usage_errors() {
     assert!(run(&[], "WINDLASS_EXECUTOR_SLOT").contains("slot"));
     assert!(run(&["--config=/none.toml"], "X").contains("/none.toml"));
     assert!(run(&["--bind-host=0.0.0.0", "--allow-location=/tmp"], "X").contains("insecure_network"));
-    assert!(run(&["--allow-location=s3://bucket"], "X").contains("local files only"));
+    assert!(run(&["--allow-location=ftp://host/lake"], "X").contains("ftp"));
     assert!(run(&["--allow-location=/tmp", "--log-filter=a=b=c"], "X").contains("log.filter"));
 }
 
