@@ -15,6 +15,10 @@ fn main() -> ExitCode {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut build = Command::new(cargo);
+    // What Cargo tells a program that it runs would make the build scripts of some crates run again, and half of the dependencies with them.
+    for (name, _) in env::vars_os().filter(|(name, _)| is_told_by_cargo(&name.to_string_lossy())) {
+        build.env_remove(name);
+    }
     build.args(["build", "--workspace", "--bins", "--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")]);
     if here.parent().is_some_and(|directory| directory.ends_with("release")) {
         build.arg("--release");
@@ -32,4 +36,8 @@ fn main() -> ExitCode {
     let error = Command::new(&windlass).args(env::args_os().skip(1)).exec();
     eprintln!("cannot start '{}': {error}", windlass.display());
     ExitCode::FAILURE
+}
+
+fn is_told_by_cargo(variable: &str) -> bool {
+    ["CARGO_MANIFEST_", "CARGO_PKG_"].iter().any(|prefix| variable.starts_with(prefix))
 }
