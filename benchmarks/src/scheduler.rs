@@ -99,6 +99,8 @@ struct Measurement {
     query_ms: [f64; 2],
     /// CPU time of the scheduler, per task: planning, binding, sending, and taking note.
     cpu_us_per_task: f64,
+    /// Tasks per second of the scheduler's CPU time: what a core of its own would do, whatever else this machine runs.
+    tasks_per_cpu_second: f64,
     /// Cores that the scheduler and this process used.
     cores: [f64; 2],
     /// Bytes of plans and settings, per task.
@@ -118,7 +120,7 @@ pub async fn run(args: Args) -> Result<()> {
         None => std::env::current_exe()?.with_file_name("windlass-scheduler"),
     };
     println!(
-        "{:>9} {:>7} {:>10} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>11} {:>7} {:>13} {:>19} {:>8}",
+        "{:>9} {:>7} {:>10} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>12} {:>11} {:>7} {:>13} {:>19} {:>8}",
         "executors",
         "queries",
         "partitions",
@@ -128,6 +130,7 @@ pub async fn run(args: Args) -> Result<()> {
         "failures",
         "p50 ms",
         "p99 ms",
+        "tasks/CPU s",
         "us CPU/task",
         "ratio",
         "cores (sim)",
@@ -168,13 +171,14 @@ fn print(measurements: &[Measurement]) {
     let Load { executors, queries, partitions, .. } = last.load;
     let memory = |part: usize| last.resident_mib.get((last.resident_mib.len().saturating_sub(1)) * part / 2).copied().unwrap_or(0.0);
     println!(
-        "{executors:>9} {queries:>7} {partitions:>10} {:>9.0} {:>9.0} {:>9.1} {:>8} {:>9.1} {:>9.1} {:>11.1} {:>7.2} {:>13} {:>19} {:>8.1}",
+        "{executors:>9} {queries:>7} {partitions:>10} {:>9.0} {:>9.0} {:>9.1} {:>8} {:>9.1} {:>9.1} {:>12.0} {:>11.1} {:>7.2} {:>13} {:>19} {:>8.1}",
         last.bound_per_second,
         last.completed_per_second,
         last.queries_per_second,
         last.failures,
         last.query_ms[0],
         last.query_ms[1],
+        last.tasks_per_cpu_second,
         last.cpu_us_per_task,
         last.cpu_us_per_task / first.cpu_us_per_task,
         format!("{:.2} ({:.2})", last.cores[0], last.cores[1]),
@@ -242,6 +246,7 @@ async fn measure(program: &Path, load: Load, args: &Args) -> Result<Measurement>
         failures: seen.failures.load(Ordering::Relaxed),
         query_ms: [percentile(50), percentile(99)],
         cpu_us_per_task: cpu * 1e6 / completed,
+        tasks_per_cpu_second: completed / cpu,
         cores: [cpu / elapsed, (after.own - before.own).as_secs_f64() / elapsed],
         bytes_per_task: since(|totals| totals.task_bytes) / bound,
         tasks_per_launch: bound / since(|totals| totals.launches).max(1.0),

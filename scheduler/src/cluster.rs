@@ -5,6 +5,9 @@
 //! waits for ever. Ours counts nothing. Before tasks are bound it looks at the tasks that run in live graphs ([`slots`]), and whether those
 //! graphs still add up ([`soundness`]). [`rounds`] says how often. [`door`] is what executors may say to us, [`jobs`] the state of Ballista's
 //! jobs.
+//!
+//! Ballista believes that executors ask for work. It would otherwise list all jobs and executors after every event, and have every executor
+//! delete the files of every job. So tasks are bound and sent by us, and files deleted where there are some.
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
@@ -17,7 +20,7 @@ use ballista_core::JobId;
 use ballista_core::error::{BallistaError, Result};
 use ballista_core::serde::protobuf::executor_status::Status as Health;
 use ballista_core::serde::protobuf::job_status::Status as JobStatus;
-use ballista_core::serde::protobuf::{ExecutorHeartbeat, ExecutorStatus, TaskStatus};
+use ballista_core::serde::protobuf::{ExecutorHeartbeat, ExecutorStatus, KeyValuePair, RunningJob, TaskStatus};
 use ballista_core::serde::scheduler::{ExecutorData, ExecutorMetadata, ExecutorOperatingSystemSpecification, ExecutorSpecification};
 use ballista_scheduler::cluster::memory::InMemoryClusterState;
 use ballista_scheduler::cluster::{BoundTask, ClusterState, ClusterStateEvent, ClusterStateEventStream, ExecutorSlot};
@@ -31,7 +34,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::rounds::Rounds;
 use self::slots::{Tally, Usage};
@@ -66,8 +69,12 @@ pub struct Executors {
     losses: watch::Sender<u64>,
     /// Jobs that run. Their graphs' locks are taken before this one.
     jobs: Mutex<HashMap<JobId, Known>>,
+    /// Executors that got tasks, by job: they may have files of it, also when it has ended.
+    holders: Mutex<HashMap<JobId, HashSet<String>>>,
     rounds: Rounds,
     capacity: Mutex<Option<(Instant, Capacity)>>,
+    /// An executor that is silent for so long is given up.
+    silence_max: Duration,
 }
 
 /// One executor.
@@ -84,12 +91,14 @@ pub struct Member {
     /// RAM that its tasks share; 0 until it has told.
     pub memory_bytes: u64,
     heartbeat: ExecutorHeartbeat,
+    /// Whether it is on its way out, whatever it says.
+    given_up: bool,
 }
 
 impl Member {
     /// Whether it takes new tasks; `false` while it drains.
     pub fn is_active(&self) -> bool {
-        matches!(self.heartbeat.status.as_ref().and_then(|status| status.status.as_ref()), Some(Health::Active(_)))
+        !self.given_up && matches!(self.heartbeat.status.as_ref().and_then(|status| status.status.as_ref()), Some(Health::Active(_)))
     }
 }
 
@@ -100,6 +109,8 @@ pub enum Doom {
     Unsound,
     /// Its tasks were lost on living executors again and again.
     TasksLost,
+    /// A task could not be encoded, or its executor could not decode it.
+    Unreadable,
 }
 
 /// What is known of a job that runs, from look to look at its graph.
@@ -112,6 +123,8 @@ struct Known {
     doom: Option<Doom>,
     /// Numbers that tasks were given so far, by stage.
     task_ids: HashMap<usize, usize>,
+    /// Settings that its tasks travel with.
+    settings: Option<Arc<[KeyValuePair]>>,
 }
 
 impl fmt::Debug for Known {
@@ -123,7 +136,7 @@ impl fmt::Debug for Known {
 impl Known {
     fn new(graph: &Graph) -> Self {
         let graph = Arc::clone(graph);
-        Self { graph, tally: Tally::default(), bereft: false, fingerprint: None, doom: None, task_ids: HashMap::new() }
+        Self { graph, tally: Tally::default(), bereft: false, fingerprint: None, doom: None, task_ids: HashMap::new(), settings: None }
     }
 
     /// Whether its graph may not add up.
@@ -171,28 +184,34 @@ struct Waiting<'a> {
     partitions: usize,
 }
 
-impl Default for Executors {
-    fn default() -> Self {
+impl Executors {
+    /// No executors yet; one that is silent for `silence_max` will be given up.
+    pub fn new(silence_max: Duration) -> Self {
         Self {
             members: RwLock::default(),
             events: broadcast::Sender::new(EVENTS_BUFFERED_MAX),
             losses: watch::Sender::new(0),
             jobs: Mutex::default(),
+            holders: Mutex::default(),
             rounds: Rounds::default(),
             capacity: Mutex::default(),
+            silence_max,
         }
     }
-}
 
-impl Executors {
+    /// When tasks are bound.
+    pub fn rounds(&self) -> &Rounds {
+        &self.rounds
+    }
+
     /// All executors that were not given up.
     pub fn members(&self) -> Vec<Member> {
         self.members.read().values().cloned().collect()
     }
 
-    /// An executor that takes tasks.
-    pub fn any_member(&self) -> Option<String> {
-        self.members.read().iter().find(|(_, member)| member.is_active()).map(|(id, _)| id.clone())
+    /// Where an executor is, unless it was given up.
+    pub fn metadata(&self, executor: &str) -> Option<ExecutorMetadata> {
+        self.members.read().get(executor).map(|member| member.metadata.clone())
     }
 
     /// Whether an executor was not given up.
@@ -251,9 +270,28 @@ impl Executors {
         self.jobs.lock().get(job).map(|known| Arc::clone(&known.graph))
     }
 
+    /// The settings that a job's tasks travel with; made once for all of them.
+    pub fn settings(&self, job: &JobId, make: impl FnOnce() -> Vec<KeyValuePair>) -> Arc<[KeyValuePair]> {
+        let known = |jobs: &HashMap<JobId, Known>| jobs.get(job).and_then(|known| known.settings.clone());
+        if let Some(settings) = known(&self.jobs.lock()) {
+            return settings;
+        }
+        let settings: Arc<[KeyValuePair]> = make().into();
+        if let Some(known) = self.jobs.lock().get_mut(job) {
+            known.settings = Some(Arc::clone(&settings));
+        }
+        settings
+    }
+
+    /// The executors that may have files of a job.
+    pub fn holders(&self, job: &JobId) -> Vec<String> {
+        self.holders.lock().get(job).map(|holders| holders.iter().cloned().collect()).unwrap_or_default()
+    }
+
     /// Forgets a job.
     pub fn forget(&self, job: &JobId) {
         self.jobs.lock().remove(job);
+        self.holders.lock().remove(job);
     }
 
     /// Slots in use, by executor. Graphs that are being written now count as they were seen last: waiting for their locks here could hold
@@ -292,7 +330,10 @@ impl Executors {
     /// Ballista takes one report after the other and looks at all jobs and executors after each. Where a stage goes on, nothing has
     /// changed but a task, and here reports on different jobs are entered side by side.
     pub async fn enter(&self, executor: &str, ended: Vec<TaskStatus>) -> Vec<TaskStatus> {
-        let Some(metadata) = self.members.read().get(executor).map(|member| member.metadata.clone()) else { return ended };
+        let Some(metadata) = self.metadata(executor) else {
+            debug!(executor, "a report of an executor that is gone");
+            return Vec::new();
+        };
         let mut by_job: HashMap<String, Vec<TaskStatus>> = HashMap::new();
         for task in ended {
             by_job.entry(task.job_id.clone()).or_default().push(task);
@@ -322,11 +363,6 @@ impl Executors {
         Vec::new()
     }
 
-    /// Has tasks bound with `ask` where nothing else makes Ballista bind them. Never returns.
-    pub async fn bind_when_due<F: Future<Output = ()>>(&self, ask: impl Fn() -> F) {
-        self.rounds.ask_when_due(ask).await;
-    }
-
     /// Knocks at executors that were not heard of for `silence` and gives up those that refuse: nothing listens there any more. Those that
     /// do not answer keep the benefit of the doubt until the executor timeout. Returns when their loss is counted.
     pub async fn probe(&self, silence: Duration) {
@@ -342,9 +378,10 @@ impl Executors {
     }
 
     /// Makes an executor look silent since 1970, so that Ballista's next sweep removes it and rolls its stages back.
-    fn give_up(&self, id: &str, reason: &str) {
+    pub fn give_up(&self, id: &str, reason: &str) {
         let mut members = self.members.write();
-        let Some(member) = members.get_mut(id).filter(|member| member.heartbeat.timestamp > 0) else { return };
+        let Some(member) = members.get_mut(id).filter(|member| !member.given_up) else { return };
+        member.given_up = true;
         member.heartbeat.timestamp = 0;
         drop(members);
         warn!(executor = id, reason, "giving up an executor");
@@ -353,7 +390,8 @@ impl Executors {
 
     /// Looks at a job and counts what it uses; the partitions that wait for slots, none if they shall not get any.
     fn look<'a>(&self, id: &'a JobId, job: &'a JobInfoCache, graph: &mut ExecutionGraphBox, used: &mut Usage) -> Option<Waiting<'a>> {
-        let Some(JobStatus::Running(status)) = &job.status else { return None };
+        // Not the cached one: a job that has ended since the round began must not be known again.
+        let Some(JobStatus::Running(RunningJob { queued_at, .. })) = graph.status().status else { return None };
         let mut jobs = self.jobs.lock();
         let known = jobs.entry(id.clone()).or_insert_with(|| Known::new(&job.execution_graph));
         known.tally.look(graph.stages());
@@ -362,21 +400,22 @@ impl Executors {
         graph.revive();
         let partitions = graph.available_tasks();
         let may_run = known.audit(id, graph);
-        (may_run && partitions > 0).then_some(Waiting { running, queued_at: status.queued_at, id, job, partitions })
+        (may_run && partitions > 0).then_some(Waiting { running, queued_at, id, job, partitions })
     }
 
-    /// What is free of the slots of those executors that are `allowed`.
-    fn offers(&self, allowed: Option<&HashSet<String>>, used: &Usage) -> Offers {
+    /// What is free of the slots of those executors that take tasks.
+    fn offers(&self, used: &Usage) -> Offers {
         let members = self.members.read();
-        let allowed = members.iter().filter(|(id, _)| allowed.is_none_or(|allowed| allowed.contains(*id)));
-        let free = allowed.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
+        let active = members.iter().filter(|(_, member)| member.is_active() && member.heard.elapsed() < self.silence_max);
+        let free = active.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
         Offers { free: free.collect(), counters: InMemoryClusterState::default() }
     }
 
-    fn note_task_ids(&self, bound: &[BoundTask]) {
-        let mut jobs = self.jobs.lock();
-        for (_, task) in bound {
+    fn note(&self, bound: &[BoundTask]) {
+        let (mut jobs, mut holders) = (self.jobs.lock(), self.holders.lock());
+        for (executor, task) in bound {
             if let Some(known) = jobs.get_mut(&task.key.job_id) {
+                holders.entry(task.key.job_id.clone()).or_default().insert(executor.clone());
                 let used = known.task_ids.entry(task.key.stage_id).or_default();
                 *used = (*used).max(task.key.task_id + 1);
             }
@@ -394,7 +433,7 @@ struct Offers {
 impl Offers {
     /// Binds a job's tasks to the executors with most free slots, as many as its partitions need: looking at more would make each task
     /// cost as much as there are executors.
-    async fn bind(&mut self, distribution: &TaskDistributionPolicy, waiting: &Waiting<'_>) -> Result<Vec<BoundTask>> {
+    async fn bind(&mut self, waiting: &Waiting<'_>) -> Result<Vec<BoundTask>> {
         let (mut offered, mut slots) = (Vec::new(), 0);
         while slots < waiting.partitions
             && let Some((free, id)) = self.free.pop()
@@ -405,7 +444,7 @@ impl Offers {
             offered.push((free, id));
         }
         let job = Arc::new(HashMap::from([(waiting.id.clone(), waiting.job.clone())]));
-        let bound = self.counters.bind_schedulable_tasks(distribution.clone(), job, None).await?;
+        let bound = self.counters.bind_schedulable_tasks(TaskDistributionPolicy::RoundRobin, job, None).await?;
         let mut taken: HashMap<&str, u32> = HashMap::new();
         for (executor, task) in &bound {
             *taken.entry(executor).or_default() += task.vcores_consumed;
@@ -427,42 +466,44 @@ fn nameless(id: String) -> ExecutorMetadata {
     ExecutorMetadata { id, host: String::new(), port: 0, grpc_port: 0, specification, os_info }
 }
 
-#[async_trait]
-impl ClusterState for Executors {
-    /// Jobs that use the fewest slots come first, then the oldest: a long query does not starve short ones.
-    async fn bind_schedulable_tasks(
-        &self,
-        distribution: TaskDistributionPolicy,
-        active_jobs: Arc<HashMap<JobId, JobInfoCache>>,
-        executors: Option<HashSet<String>>,
-    ) -> Result<Vec<BoundTask>> {
-        let began = Instant::now();
-        if !self.rounds.begin(began) {
-            return Ok(Vec::new());
-        }
+impl Executors {
+    /// Binds tasks of `jobs`, in one round. Jobs that use the fewest slots come first, then the oldest: a long query does not starve short
+    /// ones.
+    pub async fn bind(&self, jobs: &HashMap<JobId, JobInfoCache>) -> Result<Vec<BoundTask>> {
         let mut used = Usage::default();
         let mut queue = Vec::new();
-        // A round that was under way when a job ended may have got to know it again.
-        self.jobs.lock().retain(|id, _| active_jobs.contains_key(id));
-        for (id, job) in active_jobs.iter() {
+        self.jobs.lock().retain(|id, _| jobs.contains_key(id));
+        for (id, job) in jobs {
             let mut graph = job.execution_graph.write().await;
             queue.extend(self.look(id, job, &mut graph, &mut used));
         }
         queue.sort_by_key(|waiting| (waiting.running, waiting.queued_at, waiting.id.as_str()));
 
-        let mut offers = self.offers(executors.as_ref(), &used);
+        let mut offers = self.offers(&used);
         let mut bound = Vec::new();
         let mut partitions = 0;
         for waiting in &queue {
             partitions += waiting.partitions;
             if !offers.free.is_empty() {
-                bound.extend(offers.bind(&distribution, waiting).await?);
+                bound.extend(offers.bind(waiting).await?);
             }
         }
-        self.note_task_ids(&bound);
+        self.note(&bound);
         let started: usize = bound.iter().map(|(_, task)| task.global_input_partition_ids.len()).sum();
-        self.rounds.end(began, Instant::now(), started < partitions);
+        self.rounds.end(started < partitions);
         Ok(bound)
+    }
+}
+
+#[async_trait]
+impl ClusterState for Executors {
+    async fn bind_schedulable_tasks(
+        &self,
+        _: TaskDistributionPolicy,
+        _: Arc<HashMap<JobId, JobInfoCache>>,
+        _: Option<HashSet<String>>,
+    ) -> Result<Vec<BoundTask>> {
+        Err(BallistaError::NotImplemented("this scheduler binds tasks in rounds of its own".to_owned()))
     }
 
     /// Nothing to do: slots are free when no live graph runs a task on them.
@@ -479,8 +520,16 @@ impl ClusterState for Executors {
             ..ExecutorHeartbeat::default()
         };
         info!(executor = id, host = metadata.host, slots = spec.total_vcores, "executor registers");
-        let member =
-            Member { metadata, slots: spec.total_vcores, heard: Instant::now(), version: String::new(), memory_bytes: 0, heartbeat };
+        let member = Member {
+            // It is written into the location of every output.
+            metadata: ExecutorMetadata { os_info: ExecutorOperatingSystemSpecification::default(), ..metadata },
+            slots: spec.total_vcores,
+            heard: Instant::now(),
+            version: String::new(),
+            memory_bytes: 0,
+            heartbeat,
+            given_up: false,
+        };
         let mut gone = Vec::new();
         {
             let mut members = self.members.write();
@@ -496,6 +545,7 @@ impl ClusterState for Executors {
         for gone in gone {
             self.give_up(&gone, "another executor has taken its address");
         }
+        self.rounds.want();
         self.tell(ClusterStateEvent::RegisteredExecutor { executor_id: id });
         Ok(())
     }
@@ -518,8 +568,9 @@ impl ClusterState for Executors {
     async fn save_executor_heartbeat(&self, heartbeat: ExecutorHeartbeat) -> Result<()> {
         if let Some(member) = self.members.write().get_mut(&heartbeat.executor_id) {
             member.heard = Instant::now();
-            // All heartbeats are copied whenever tasks are bound, and nobody reads their metrics.
-            member.heartbeat = ExecutorHeartbeat { metrics: Vec::new(), ..heartbeat };
+            // Nobody reads their metrics. One that was given up stays silent, or its tasks would neither run nor be lost.
+            let timestamp = if member.given_up { 0 } else { heartbeat.timestamp };
+            member.heartbeat = ExecutorHeartbeat { metrics: Vec::new(), timestamp, ..heartbeat };
         }
         Ok(())
     }
@@ -529,15 +580,19 @@ impl ClusterState for Executors {
         // Its tasks' outputs are lost too.
         self.jobs.lock().values_mut().for_each(|known| known.bereft = true);
         warn!(executor = executor_id, host = member.metadata.host, "executor is gone");
-        if member.heartbeat.timestamp > 0 {
+        if !member.given_up {
             self.losses.send_modify(|losses| *losses += 1);
         }
         self.tell(ClusterStateEvent::RemovedExecutor { executor_id: executor_id.to_owned() });
         Ok(())
     }
 
+    /// Those that are to go, if it is time. To know of others would make Ballista keep a list for each of the jobs whose files it should
+    /// delete.
     fn executor_heartbeats(&self) -> HashMap<String, ExecutorHeartbeat> {
-        self.members.read().iter().map(|(id, member)| (id.clone(), member.heartbeat.clone())).collect()
+        let members = self.members.read();
+        let leaving = members.iter().filter(|(_, member)| !member.is_active() || member.heard.elapsed() >= self.silence_max);
+        leaving.map(|(id, member)| (id.clone(), member.heartbeat.clone())).collect()
     }
 
     fn get_executor_heartbeat(&self, executor_id: &str) -> Option<ExecutorHeartbeat> {

@@ -15,21 +15,24 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::Executors;
+
 /// Ballista's job state, with two additions: a job that was cancelled while it was planned is not started (Ballista forgets such a cancel),
 /// and whoever waits for a job is woken after its state is stored (Ballista tells subscribers before).
 pub struct Jobs {
     inner: InMemoryJobState,
+    executors: Arc<Executors>,
     cancelled: Mutex<HashSet<JobId>>,
     /// Who waits for which job; an entry lives as long as its job.
     changed: Mutex<HashMap<JobId, Arc<Notify>>>,
 }
 
 impl Jobs {
-    /// Jobs of the scheduler `scheduler_id`.
-    pub fn new(scheduler_id: &str) -> Self {
+    /// Jobs of the scheduler `scheduler_id` on these executors.
+    pub fn new(scheduler_id: &str, executors: Arc<Executors>) -> Self {
         // Sessions are ours: those that Ballista would make are for clients that it does not get here.
         let inner = InMemoryJobState::new(scheduler_id, Arc::new(default_session_builder), Arc::new(default_config_producer));
-        Self { inner, cancelled: Mutex::default(), changed: Mutex::default() }
+        Self { inner, executors, cancelled: Mutex::default(), changed: Mutex::default() }
     }
 
     /// Wakes after the job's state has changed.
@@ -85,6 +88,8 @@ impl JobState for Jobs {
     async fn save_job(&self, job_id: &JobId, graph: &ExecutionGraphBox) -> Result<()> {
         let saved = self.inner.save_job(job_id, graph).await;
         self.tell(job_id);
+        // A stage has ended: its slots are free.
+        self.executors.rounds().want();
         saved
     }
 

@@ -8,16 +8,15 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use ballista_core::JobId;
-use ballista_core::serde::protobuf::UpdateTaskStatusParams;
 use ballista_core::serde::protobuf::job_status::Status as JobStatus;
-use ballista_core::serde::protobuf::scheduler_grpc_server::{SchedulerGrpc, SchedulerGrpcServer};
+use ballista_core::serde::protobuf::scheduler_grpc_server::SchedulerGrpcServer;
 use ballista_core::serde::{BallistaCodec, BallistaLogicalExtensionCodec};
 use ballista_scheduler::cluster::{BallistaCluster, JobState};
-use ballista_scheduler::config::{SchedulerConfig, TaskDistributionPolicy};
+use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::metrics::NoopMetricsCollector;
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use ballista_scheduler::scheduler_server::JobIdGenerator;
@@ -26,7 +25,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
 use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 use windlass_catalog::scan::ScanReports;
@@ -42,6 +40,7 @@ use self::watchdog::Pulse;
 use super::{Cluster, Engine, ExecutorInfo, PlannedQuery, Run};
 use crate::cluster::door::ExecutorDoor;
 use crate::cluster::jobs::Jobs;
+use crate::cluster::rounds::pause_after;
 use crate::cluster::{BallistaServer, Capacity, Executors};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
@@ -64,6 +63,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// An executor that missed a heartbeat (they come every 3 s) is knocked at.
 const LATE_AFTER: Duration = Duration::from_secs(4);
+
+/// Longer than a scheduler runs.
+const NEVER: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// How often a job that shall end is looked at, and how often at most.
 const RETIRE_POLL: Duration = Duration::from_millis(250);
@@ -112,14 +114,16 @@ impl StagedEngine {
     /// Starts Ballista's scheduler and the server for executors; the handle ends when that server does.
     pub async fn start(options: StagedOptions) -> Result<(Arc<Self>, JoinHandle<Result<()>>)> {
         let internal = |what: &str, error: &dyn fmt::Display| Error::internal(format!("cannot start {what}: {error}"));
-        let config = Arc::new(scheduler_config(&options));
+        let executors = Arc::new(Executors::new(options.executor_timeout));
+        let config = Arc::new(scheduler_config(&options, Arc::clone(&executors)));
         config.validate().map_err(|error| internal("Ballista's scheduler", &error))?;
-        let (executors, jobs) = (Arc::new(Executors::default()), Arc::new(Jobs::new(&config.scheduler_id)));
+        let jobs = Arc::new(Jobs::new(&config.scheduler_id, Arc::clone(&executors)));
         let cluster = BallistaCluster::new(Arc::clone(&executors) as _, Arc::clone(&jobs) as _);
         let metrics = Arc::new(NoopMetricsCollector::default());
-        let launcher = Arc::new(Launcher::new(&options.endpoint));
-        let codec = BallistaCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()), Arc::new(WriteCodec::staged()));
-        let mut server = BallistaServer::new_with_task_launcher(options.endpoint, cluster, codec, config, metrics, launcher);
+        let plans = Arc::new(WriteCodec::staged());
+        let launcher = Arc::new(Launcher::new(&options.endpoint, Arc::clone(&plans) as _, Arc::clone(&executors)));
+        let codec = BallistaCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()), plans);
+        let mut server = BallistaServer::new(options.endpoint, cluster, codec, config, metrics);
         server.init().await.map_err(|error| internal("Ballista's scheduler", &error))?;
 
         let door = SchedulerGrpcServer::new(ExecutorDoor::new(server.clone(), Arc::clone(&executors)))
@@ -133,26 +137,27 @@ impl StagedEngine {
         let serving =
             tokio::spawn(async move { serving.await.map_err(|error| Error::internal(format!("server for executors ended: {error}"))) });
 
-        let core = Arc::new(Core { server, executors, jobs, connections: Connections::default(), handle: Handle::current() });
+        let (connections, handle) = (Connections::default(), Handle::current());
+        let core = Arc::new(Core { server, executors, jobs, launcher, connections, handle });
         tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown.clone()));
-        tokio::spawn(Arc::clone(&core).bind_when_due(options.shutdown.clone()));
+        tokio::spawn(Arc::clone(&core).bind_tasks(options.shutdown.clone()));
         tokio::spawn(Arc::clone(&core).call_rolls(options.shutdown));
         Ok((Arc::new(Self { core }), serving))
     }
 }
 
-fn scheduler_config(options: &StagedOptions) -> SchedulerConfig {
+fn scheduler_config(options: &StagedOptions, executors: Arc<Executors>) -> SchedulerConfig {
     let message_bytes = u32::try_from(MESSAGE_BYTES_MAX).unwrap_or(u32::MAX);
-    let mut config = SchedulerConfig::default()
-        .with_event_loop_buffer_size(EVENTS_QUEUED_MAX)
-        .with_task_distribution(TaskDistributionPolicy::RoundRobin);
-    config.scheduling_policy = ballista_core::config::TaskSchedulingPolicy::PushStaged;
+    let mut config = SchedulerConfig::default().with_event_loop_buffer_size(EVENTS_QUEUED_MAX);
+    // So it leaves to us what is to be bound, sent and deleted.
+    config.scheduling_policy = ballista_core::config::TaskSchedulingPolicy::PullStaged;
+    config.on_work_available = Some(Arc::new(move |_| executors.rounds().want()));
     config.job_id_generator = Some(Arc::new(RandomIds));
     config.executor_timeout_seconds = options.executor_timeout.as_secs();
     config.expire_dead_executor_interval_seconds = options.sweep_interval.as_secs();
     config.executor_termination_grace_period = DRAIN_MAX.as_secs();
-    // Our watchdog is quicker and says more.
-    config.no_executors_grace_period_seconds = 2 * options.executor_timeout.as_secs();
+    // It is not told of executors that live. Our watchdog says when there are none.
+    config.no_executors_grace_period_seconds = NEVER.as_secs();
     config.grpc_server_max_decoding_message_size = message_bytes;
     config.grpc_server_max_encoding_message_size = message_bytes;
     config.grpc_client_max_message_size = message_bytes;
@@ -262,6 +267,7 @@ struct Core {
     server: BallistaServer,
     executors: Arc<Executors>,
     jobs: Arc<Jobs>,
+    launcher: Arc<Launcher>,
     connections: Connections,
     handle: Handle,
 }
@@ -287,6 +293,7 @@ impl Core {
             let members = self.executors.members();
             let alive: HashSet<_> = members.iter().map(|member| (member.metadata.host.as_str(), member.metadata.port)).collect();
             self.connections.retain(|host, port| alive.contains(&(host, port)));
+            self.launcher.retain(|executor| self.executors.is_member(executor));
         }
     }
 
@@ -313,17 +320,16 @@ impl Core {
         Some((observation, pulse))
     }
 
-    /// Has tasks bound that wait for slots which were given back.
-    async fn bind_when_due(self: Arc<Self>, shutdown: CancellationToken) {
-        shutdown.run_until_cancelled(self.executors.bind_when_due(|| self.nudge())).await;
-    }
-
-    /// Makes Ballista look for tasks to start: an empty report of an executor does.
-    async fn nudge(&self) {
-        let Some(executor_id) = self.executors.any_member() else { return };
-        let report = UpdateTaskStatusParams { executor_id, task_status: Vec::new() };
-        if let Err(error) = SchedulerGrpc::update_task_status(&self.server, Request::new(report)).await {
-            warn!(%error, "cannot nudge the scheduler");
+    /// Binds tasks to slots and sends them, round after round, until the shutdown.
+    async fn bind_tasks(self: Arc<Self>, shutdown: CancellationToken) {
+        while shutdown.run_until_cancelled(self.executors.rounds().next()).await.is_some() {
+            let began = Instant::now();
+            let jobs = self.server.state.task_manager.get_running_job_cache();
+            match self.executors.bind(&jobs).await {
+                Ok(bound) => self.launcher.launch(bound),
+                Err(error) => warn!(%error, "cannot bind tasks"),
+            }
+            tokio::time::sleep(pause_after(began.elapsed())).await;
         }
     }
 
@@ -346,14 +352,15 @@ impl Core {
                 }
             }
         }
-        self.server.state.executor_manager.clean_up_job_data(job.clone());
+        let holders = self.executors.holders(&job);
+        self.launcher.delete(&job, &holders);
         if let Err(error) = self.jobs.remove_job(&job).await {
             warn!(%job, %error, "cannot forget a job");
         }
         self.executors.forget(&job);
         for pause in SWEEP_AGAIN_AFTER.into_iter().take_while(|_| cancelled) {
             tokio::time::sleep(pause).await;
-            self.server.state.executor_manager.clean_up_job_data(job.clone());
+            self.launcher.delete(&job, &holders);
         }
     }
 }

@@ -11,6 +11,7 @@ use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
 use windlass_proto::Progress;
 
 use crate::cluster::soundness::Stages;
+use crate::engines::scanned::Scanned;
 
 /// Counters of a graph. Partitions are the units of work: how many a task takes depends on the slots that were free.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,8 +21,7 @@ pub struct Observation {
     partitions: usize,
     partitions_done: usize,
     partitions_running: usize,
-    rows_read: u64,
-    bytes_read: u64,
+    scanned: Scanned,
     /// Tasks that run on executors which are alive.
     pub running: usize,
     /// Partitions that wait for a slot.
@@ -72,8 +72,7 @@ impl Observation {
             && let Some(metrics) = metrics.next()
             && plan.downcast_ref::<DataSourceExec>().is_some()
         {
-            self.rows_read += metrics.output_rows().unwrap_or(0) as u64;
-            self.bytes_read += metrics.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize() as u64);
+            self.scanned.add(metrics);
         }
         for child in plan.children() {
             self.add_scans(child.as_ref(), metrics);
@@ -89,9 +88,7 @@ impl Observation {
             tasks_total: count(self.partitions),
             tasks_done: count(self.partitions_done.min(self.partitions)),
             tasks_running: count(self.partitions_running),
-            rows_read: self.rows_read,
-            bytes_read: self.bytes_read,
-            ..Progress::default()
+            ..self.scanned.progress()
         }
     }
 }

@@ -16,7 +16,7 @@ use ballista_scheduler::state::execution_stage::ExecutionStage;
 use futures::{StreamExt, stream};
 use metrics::counter;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, warn};
 use windlass_proto::roll_call::{ACTION, RunningTasks, TaskName};
 
@@ -111,9 +111,12 @@ impl RollCall {
 impl Core {
     /// Calls the roll until the shutdown.
     pub(super) async fn call_rolls(self: std::sync::Arc<Self>, shutdown: CancellationToken) {
-        let mut roll_call = RollCall::default();
+        let (mut roll_call, mut lines) = (RollCall::default(), HashMap::new());
         while shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
-            let answers = stream::iter(self.executors.members()).map(ask).buffer_unordered(ASKED_AT_ONCE_MAX);
+            lines.retain(|executor: &String, _| self.executors.is_member(executor));
+            let asked = self.executors.members().into_iter().filter_map(|member| Some((line(&mut lines, &member)?, member)));
+            let asked: Vec<_> = asked.collect();
+            let answers = stream::iter(asked).map(|(line, member)| ask(line, member)).buffer_unordered(ASKED_AT_ONCE_MAX);
             let answers: HashMap<_, _> = answers.filter_map(std::future::ready).collect().await;
             let running = self.running_tasks().await;
             let findings = roll_call.compare(&answers, running, Instant::now());
@@ -161,7 +164,7 @@ impl Core {
         match again {
             Ok(_no_events_of_a_task_that_is_tried_again) => {
                 counter!(TASKS_LOST_TOTAL, "outcome" => "again").increment(1);
-                self.nudge().await;
+                self.executors.rounds().want();
             }
             Err(error) => warn!(job = name.job, %error, "cannot let a lost task run again"),
         }
@@ -205,13 +208,23 @@ fn lost(task: &TaskName, stage_attempt: usize) -> TaskStatus {
     }
 }
 
+/// The connection over which an executor is asked, kept from call to call.
+fn line(lines: &mut HashMap<String, Channel>, member: &Member) -> Option<Channel> {
+    let executor = &member.metadata;
+    if let Some(line) = lines.get(&executor.id) {
+        return Some(line.clone());
+    }
+    let line = Endpoint::from_shared(format!("http://{}:{}", executor.host, executor.port)).ok()?.tcp_nodelay(true).connect_lazy();
+    lines.insert(executor.id.clone(), line.clone());
+    Some(line)
+}
+
 /// Asks one executor which tasks it runs; nothing if it does not answer.
-async fn ask(member: Member) -> Option<(String, Answer)> {
-    let (id, address) = (member.metadata.id, format!("http://{}:{}", member.metadata.host, member.metadata.port));
+async fn ask(line: Channel, member: Member) -> Option<(String, Answer)> {
+    let id = member.metadata.id;
     let asked = async {
-        let channel = Endpoint::from_shared(address)?.connect().await?;
         let action = Action { r#type: ACTION.to_owned(), body: id.clone().into() };
-        let mut results = FlightServiceClient::new(channel).do_action(action).await?.into_inner();
+        let mut results = FlightServiceClient::new(line).do_action(action).await?.into_inner();
         let answer = results.message().await?.ok_or("an empty answer")?;
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(RunningTasks::from_bytes(&answer.body)?)
     };

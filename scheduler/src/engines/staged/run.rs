@@ -210,6 +210,7 @@ impl Shared {
                     () = self.close.cancelled() => break,
                     Some(lost) = reports.recv() => if finished && lost == generation {
                         Loss::Result.count();
+                        self.runs_again("its result was lost");
                         self.phase.send_replace(Phase::Running);
                         break;
                     },
@@ -221,13 +222,14 @@ impl Shared {
 
     /// Attempts until one succeeds or nothing is left to try.
     async fn attempts(&self, tries: &mut Tries) -> Result<Results> {
-        let mut reason = "its result was lost".to_owned();
         while tries.left > 0 {
             tries.left -= 1;
+            self.progress.lock().attempts += 1;
             match self.attempt(&tries.plan).await {
                 Ok(results) => return Ok(results),
                 Err(Stop::Failed(error)) if error.kind() == Kind::Exhausted && !tries.sort_merge && tries.left > 0 => {
                     Loss::Memory.count();
+                    self.runs_again(&error.to_string());
                     info!(query = %self.query.id, %error, "out of memory: once more with sort-merge joins, which can spill");
                     tries.sort_merge = true;
                     tries.plan = physical_plan(&self.query, HashJoins::Avoided).await?;
@@ -238,12 +240,25 @@ impl Shared {
                     if tries.left > 0 {
                         loss.count();
                     }
-                    reason = cause;
+                    self.runs_again(&cause);
                 }
             }
         }
+        let reason = self.progress.lock().rerun_reason.clone();
         let message = format!("the query was tried {ATTEMPTS_MAX} times and lost executors each time: {reason}");
         Err(Error::new(Kind::Unavailable, message).with_hint("run the statement again when the executors are stable"))
+    }
+
+    /// Notes why.
+    fn runs_again(&self, reason: &str) {
+        reason.clone_into(&mut self.progress.lock().rerun_reason);
+    }
+
+    /// Takes note of what is seen of an attempt.
+    fn observe(&self, seen: Progress) {
+        let mut progress = self.progress.lock();
+        let rerun_reason = std::mem::take(&mut progress.rerun_reason);
+        *progress = Progress { attempts: progress.attempts, rerun_reason, ..seen };
     }
 
     async fn attempt(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Results, Stop> {
@@ -267,8 +282,12 @@ impl Shared {
                     Some(Doom::TasksLost) => {
                         return Err(Stop::Lost(Loss::Tasks, "executors lost its tasks again and again".to_owned()));
                     }
+                    Some(Doom::Unreadable) => {
+                        let message = "a task of the query could not be handed to an executor: the scheduler's log says why";
+                        return Err(Error::internal(message).into());
+                    }
                     None => core.observe(&job.id).map(|(observation, pulse)| {
-                        *self.progress.lock() = observation.progress();
+                        self.observe(observation.progress());
                         pulse
                     }),
                 },
@@ -286,7 +305,7 @@ impl Shared {
             };
             match pulse.map_or(Verdict::Wait, |pulse| watchdog.observe(pulse, Instant::now())) {
                 Verdict::Wait => {}
-                Verdict::Nudge => core.nudge().await,
+                Verdict::Nudge => core.executors.rounds().want(),
                 Verdict::Restart => return Err(Stop::Lost(Loss::Stuck, "its tasks were not started any more".to_owned())),
                 Verdict::NoExecutors => return Err(no_executors("all executors are lost").into()),
                 Verdict::PlanningTooLong => return Err(Error::new(Kind::Timeout, "the query could not be cut into stages in time").into()),
@@ -299,13 +318,18 @@ impl Shared {
     async fn collect(&self, job: Job, done: &SuccessfulJob) -> Result<Results, Stop> {
         let graph = self.core.jobs.get_execution_graph(&job.id).await.ok().flatten();
         let graph = graph.ok_or_else(|| Error::internal(format!("job {} is successful and unknown", job.id)))?;
-        *self.progress.lock() = Observation::of(graph.stages(), |_| true).progress();
+        self.observe(Observation::of(graph.stages(), |_| true).progress());
         let partitions = result_partitions(done, graph.stages()).map_err(|cause| Stop::Lost(Loss::Result, cause))?;
         let bytes: u64 = partitions.iter().map(|partition| partition.bytes).sum();
         let held = match bytes <= HELD_BYTES_MAX as u64 {
             true => self.hold(&partitions).await?,
             false => None,
         };
+        let between = graph.intermediate_stage_ids();
+        if held.is_none() && !between.is_empty() {
+            // Only the files of the result are still needed.
+            self.core.launcher.delete_stages(&job.id, &between);
+        }
         Ok(Results { graph, rows: held.map_or(Rows::OnExecutors { partitions, _job: job }, Rows::Held) })
     }
 
