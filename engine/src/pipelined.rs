@@ -50,7 +50,10 @@ const EXCHANGE_BUFFER_BYTES: usize = 8 << 20;
 const QUERY_ID_CHARS_MAX: usize = 64;
 
 /// Settings that change how operators run. Others change planning only, or do not exist where a plan runs.
-const MIRRORED: [&str; 2] = ["datafusion.execution.", "datafusion.optimizer."];
+const MIRRORED: [&str; 3] = ["datafusion.execution.", "datafusion.optimizer.", COMPRESSION_OPTION];
+
+/// How the sender of an exchange packs its rows.
+const COMPRESSION_OPTION: &str = "distributed.compression";
 
 /// Its default is the number of cores, which differs from host to host, so it is sent always.
 const CORES_OPTION: &str = "datafusion.execution.target_partitions";
@@ -163,9 +166,6 @@ pub fn attempt_config(
     key: Option<&Secret>,
     channels: &WorkerChannels,
 ) -> Result<SessionConfig> {
-    let mut headers = token.headers(key)?;
-    headers.insert(OPTIONS_HEADER, value(&changed_options(config.options()))?);
-    config.set_distributed_passthrough_headers(headers)?;
     config.set_distributed_channel_resolver(channels.clone());
     config.set_distributed_user_codec(WriteCodec::default());
     let distributed = DistributedConfig::from_config_options_mut(config.options_mut())?;
@@ -174,6 +174,9 @@ pub fn attempt_config(
     distributed.dynamic_task_count = false;
     // Metrics are also what holds a task's control stream open until the query ends.
     distributed.collect_metrics = true;
+    let mut headers = token.headers(key)?;
+    headers.insert(OPTIONS_HEADER, value(&changed_options(config.options()))?);
+    config.set_distributed_passthrough_headers(headers)?;
     Ok(config)
 }
 
@@ -181,14 +184,13 @@ pub fn attempt_config(
 ///
 /// The caller has checked who asks ([`QueryToken::of`]). Errors: a setting this build does not have or may not be set from outside.
 pub fn task_config(config: &mut SessionConfig, headers: &HeaderMap, channels: &WorkerChannels) -> Result<()> {
-    let options = headers.get(OPTIONS_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    set_options(config.options_mut(), options)?;
     let passed_on = [QUERY_HEADER, BUILD_HEADER, PROOF_HEADER, OPTIONS_HEADER];
     let passed_on = passed_on.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
     config.set_distributed_passthrough_headers(passed_on)?;
     config.set_distributed_channel_resolver(channels.clone());
     config.set_distributed_user_codec(WriteCodec::default());
-    Ok(())
+    let options = headers.get(OPTIONS_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    set_options(config.options_mut(), options)
 }
 
 /// The mirrored settings that differ from DataFusion's own, which is what a task starts with.
@@ -204,6 +206,9 @@ fn changed_options(options: &ConfigOptions) -> String {
         {
             query.append_pair(&entry.key, value);
         }
+    }
+    if let Some(distributed) = options.extensions.get::<DistributedConfig>() {
+        query.append_pair(COMPRESSION_OPTION, &distributed.compression);
     }
     query.finish()
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ballista_core::extension::SessionConfigExt;
+use datafusion::arrow::ipc::CompressionType;
 use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionOptions};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionStateBuilder;
@@ -89,6 +90,87 @@ impl FromStr for JoinOrder {
     }
 }
 
+/// How rows are packed that pass between processes while a query runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExchangeCompression {
+    /// Not at all, for networks that are faster than a core compresses.
+    None,
+    /// LZ4.
+    #[default]
+    Lz4,
+    /// Zstandard, for slow networks.
+    Zstd,
+}
+
+impl ExchangeCompression {
+    /// As Arrow calls it.
+    pub fn codec(self) -> Option<CompressionType> {
+        match self {
+            Self::None => None,
+            Self::Lz4 => Some(CompressionType::LZ4_FRAME),
+            Self::Zstd => Some(CompressionType::ZSTD),
+        }
+    }
+}
+
+impl fmt::Display for ExchangeCompression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
+impl FromStr for ExchangeCompression {
+    type Err = DataFusionError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "none" => Ok(Self::None),
+            "lz4" => Ok(Self::Lz4),
+            "zstd" => Ok(Self::Zstd),
+            _ => Err(DataFusionError::Configuration(format!("'windlass.exchange_compression' is none, lz4 or zstd, not '{text}'"))),
+        }
+    }
+}
+
+/// Which materialized views queries read in the place of the tables below them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UseMaterializedViews {
+    /// None.
+    Off,
+    /// Fresh ones whose tables have files that nobody else can change.
+    #[default]
+    On,
+    /// Also those of external tables, as far as the catalog knows these.
+    All,
+}
+
+impl fmt::Display for UseMaterializedViews {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::All => "all",
+        })
+    }
+}
+
+impl FromStr for UseMaterializedViews {
+    type Err = DataFusionError;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "off" | "false" => Ok(Self::Off),
+            "on" | "true" => Ok(Self::On),
+            "all" => Ok(Self::All),
+            _ => Err(DataFusionError::Configuration(format!("'windlass.use_materialized_views' is off, on or all, not '{text}'"))),
+        }
+    }
+}
+
 /// Options of ours, under the prefix `windlass`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindlassOptions {
@@ -98,6 +180,8 @@ pub struct WindlassOptions {
     pub dynamic_partition_pruning: bool,
     /// Which engine runs queries.
     pub engine: EngineChoice,
+    /// How rows are packed between processes of the pipelined engine.
+    pub exchange_compression: ExchangeCompression,
     /// In which order joins are made.
     pub join_order: JoinOrder,
     /// Bytes a query may scan to be run in the scheduler when the engine is `auto`.
@@ -108,6 +192,8 @@ pub struct WindlassOptions {
     pub prelude_scan_bytes_max: u64,
     /// Seconds a query may run; 0 is no limit.
     pub query_timeout_s: u64,
+    /// Which materialized views queries read in the place of the tables below them.
+    pub use_materialized_views: UseMaterializedViews,
 }
 
 impl Default for WindlassOptions {
@@ -116,6 +202,7 @@ impl Default for WindlassOptions {
             dialect: Dialect::Generic,
             dynamic_partition_pruning: true,
             engine: EngineChoice::Auto,
+            exchange_compression: ExchangeCompression::Lz4,
             join_order: JoinOrder::Cost,
             // What one core decodes in some tens of milliseconds: a distributed query spends that on launching stages.
             local_scan_bytes_max: 4 * 1024 * 1024,
@@ -123,6 +210,7 @@ impl Default for WindlassOptions {
             // A dimension, or the footers of some thousand files; one core reads either well within a second.
             prelude_scan_bytes_max: 16 * 1024 * 1024,
             query_timeout_s: 0,
+            use_materialized_views: UseMaterializedViews::On,
         }
     }
 }
@@ -163,11 +251,13 @@ impl ExtensionOptions for WindlassOptions {
                 })?;
             }
             "engine" => self.engine = value.parse()?,
+            "exchange_compression" => self.exchange_compression = value.parse()?,
             "join_order" => self.join_order = value.parse()?,
             "local_scan_bytes_max" => self.local_scan_bytes_max = number(key, value)?,
             "max_partitions_per_scan" => self.max_partitions_per_scan = number(key, value)?,
             "prelude_scan_bytes_max" => self.prelude_scan_bytes_max = number(key, value)?,
             "query_timeout_s" => self.query_timeout_s = number(key, value)?,
+            "use_materialized_views" => self.use_materialized_views = value.parse()?,
             _ => return Err(DataFusionError::Configuration(format!("option 'windlass.{key}' does not exist"))),
         }
         Ok(())
@@ -178,11 +268,13 @@ impl ExtensionOptions for WindlassOptions {
             ("windlass.dialect", self.dialect.to_string()),
             ("windlass.dynamic_partition_pruning", self.dynamic_partition_pruning.to_string()),
             ("windlass.engine", self.engine.to_string()),
+            ("windlass.exchange_compression", self.exchange_compression.to_string()),
             ("windlass.join_order", self.join_order.to_string()),
             ("windlass.local_scan_bytes_max", self.local_scan_bytes_max.to_string()),
             ("windlass.max_partitions_per_scan", self.max_partitions_per_scan.to_string()),
             ("windlass.prelude_scan_bytes_max", self.prelude_scan_bytes_max.to_string()),
             ("windlass.query_timeout_s", self.query_timeout_s.to_string()),
+            ("windlass.use_materialized_views", self.use_materialized_views.to_string()),
         ]
         .map(|(key, value)| ConfigEntry { key: key.to_owned(), value: Some(value), description: describe(key) })
         .into()
@@ -195,6 +287,7 @@ pub const SETTABLE: &[(&str, &str)] = &[
     ("windlass.dialect", "in whose SQL statements are written: generic (DataFusion's), spark, hive, presto or ansi"),
     ("windlass.dynamic_partition_pruning", "read small sides of joins first, so that scans can leave partitions out"),
     ("windlass.engine", "where queries run: auto, local (in the scheduler), pipelined or staged (on the executors)"),
+    ("windlass.exchange_compression", "how the pipelined engine packs rows between processes: lz4, none or zstd"),
     ("windlass.join_order", "order of joins: cost (the cheapest by estimates) or written (as in the query)"),
     ("windlass.local_scan_bytes_max", "bytes a query may scan to be run in the scheduler when the engine is auto"),
     ("windlass.max_partitions_per_scan", "partitions a scan may keep after pruning; more is an error"),
@@ -203,6 +296,10 @@ pub const SETTABLE: &[(&str, &str)] = &[
         "bytes that a subquery or a side of a join may scan to be run before the rest is planned; 0 is none",
     ),
     ("windlass.query_timeout_s", "seconds a query may run; 0 is no limit"),
+    (
+        "windlass.use_materialized_views",
+        "read fresh materialized views instead of their tables: off, on, or all (those of external tables, too)",
+    ),
     ("datafusion.execution.target_partitions", "partitions a stage is cut into; defaults to the cluster's slots"),
     ("datafusion.execution.batch_size", "rows per batch"),
     ("datafusion.execution.time_zone", "zone of now() and of TIMESTAMP WITH TIME ZONE, as an offset"),
@@ -218,6 +315,25 @@ pub const SETTABLE: &[(&str, &str)] = &[
     ("datafusion.explain.show_statistics", "EXPLAIN shows estimated rows and bytes"),
     ("datafusion.explain.show_schema", "EXPLAIN shows schemas"),
 ];
+
+/// Options that change what a query means. The dialect does, too, but a view has its own.
+const MEANING: [&str; 4] = [
+    "datafusion.execution.time_zone",
+    "datafusion.execution.enable_ansi_mode",
+    "datafusion.sql_parser.parse_float_as_decimal",
+    "datafusion.sql_parser.default_null_ordering",
+];
+
+/// Names and default values of the options that change what a query means.
+pub fn meaning() -> Vec<(String, String)> {
+    meaning_of(session_config(1).options())
+}
+
+/// Names and values of the options that change what a query means.
+pub fn meaning_of(options: &ConfigOptions) -> Vec<(String, String)> {
+    let entries = options.entries().into_iter().filter(|entry| MEANING.contains(&entry.key.as_str()));
+    entries.map(|entry| (entry.key, entry.value.unwrap_or_default())).collect()
+}
 
 /// Most partitions a stage may be asked for: an exchange makes the square of it in shuffle blocks.
 pub const TARGET_PARTITIONS_MAX: usize = 4096;

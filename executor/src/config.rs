@@ -46,6 +46,8 @@ pub struct ExecutorConfig {
     pub spill_limit_bytes: u64,
     /// Bytes of Parquet footers kept.
     pub metadata_cache_bytes: u64,
+    /// Bytes of footers and small ranges of buckets kept in `work_dir`; 0 keeps none.
+    pub range_cache_bytes: u64,
     /// Seconds after which files of a query that nobody deleted are removed.
     pub job_data_ttl_s: u64,
     /// Directories and buckets that tables may use; must be the scheduler's.
@@ -79,6 +81,7 @@ impl Default for ExecutorConfig {
             work_dir: std::env::temp_dir().join("windlass-executor"),
             spill_limit_bytes: 100 << 30,
             metadata_cache_bytes: 256 << 20,
+            range_cache_bytes: 1 << 30,
             job_data_ttl_s: 24 * 60 * 60,
             allowed_locations: Vec::new(),
             cluster_key: None,

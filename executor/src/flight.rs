@@ -1,8 +1,8 @@
-//! Serves shuffle files to other executors and tells the scheduler which tasks run here, and nothing else.
+//! Serves shuffle files to other executors and tells the scheduler which tasks run here and whether they get on, and nothing else.
 //!
 //! Ballista's service joins the job id of a request to its work directory unchecked, hands out tokens that nobody checks and drains
 //! uploads to the end. This one answers the two calls that readers make, for job ids that are one path component,
-//! and the scheduler's roll call.
+//! and the scheduler's questions.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::pulse;
 use windlass_engine::roll_call::{self, RunningTasks};
 
 use crate::task::Ledger;
@@ -54,6 +55,8 @@ pub struct Ties {
     pub closing: Arc<Notify>,
     /// Serves stages on the same port.
     pub stages: Arc<StageRunner>,
+    /// Told when the port is closed and the last bytes of every answer have left.
+    pub served: Arc<Notify>,
 }
 
 /// Makes the server of shuffle files on a port that is bound already.
@@ -78,7 +81,9 @@ pub fn provider(listener: TcpListener, ties: Ties) -> Arc<ArrowFlightServerProvi
                 // Tasks that run still ask each other for rows.
                 ties.stages.drained().await;
             };
-            server.serve_with_incoming_shutdown(incoming, closing).await.map_err(|error| {
+            let served = server.serve_with_incoming_shutdown(incoming, closing).await;
+            ties.served.notify_one();
+            served.map_err(|error| {
                 tracing::error!(%error, "the shuffle server failed");
                 ties.failed.store(true, Ordering::Release);
                 BallistaError::TonicError(error)
@@ -110,6 +115,11 @@ fn unserved<T>(call: &str) -> Result<Response<T>, Status> {
 
 type Replies<T> = BoxStream<'static, Result<T, Status>>;
 
+/// One answer.
+fn one(body: Vec<u8>) -> Response<Replies<arrow_flight::Result>> {
+    Response::new(Box::pin(stream::iter([Ok(arrow_flight::Result { body: body.into() })])))
+}
+
 #[async_trait]
 impl FlightService for ShuffleService {
     type DoActionStream = Replies<arrow_flight::Result>;
@@ -130,9 +140,11 @@ impl FlightService for ShuffleService {
             if request.get_ref().body != self.ties.executor.as_bytes() {
                 return Err(Status::not_found("another executor is at this address"));
             }
-            let answer = RunningTasks { tasks: self.ties.ledger.tasks() };
-            let answer = arrow_flight::Result { body: answer.to_bytes().into() };
-            return Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))));
+            return Ok(one(RunningTasks { tasks: self.ties.ledger.tasks() }.to_bytes()));
+        }
+        if request.get_ref().r#type == pulse::ACTION {
+            let headers = request.into_parts().0.into_headers();
+            return Ok(one(self.ties.stages.pulse(&headers)?.to_bytes()));
         }
         check(&request.get_ref().body)?;
         self.files.do_action(request).await

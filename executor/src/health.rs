@@ -8,8 +8,9 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use ballista_executor::health::ExecutorHealth;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use metrics::gauge;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use windlass_engine::stores::RangeCache;
 
 /// Upper bounds of `windlass_task_seconds`: from a look-up to a large sort.
 const TASK_SECONDS_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0];
@@ -27,6 +28,8 @@ pub struct Health {
     pub heartbeat: ExecutorHealth,
     /// Whose spill files are counted.
     pub runtime: Arc<RuntimeEnv>,
+    /// What is kept of buckets.
+    pub ranges: Arc<RangeCache>,
     /// Slots this executor offers.
     pub slots: usize,
     /// Renders the metrics.
@@ -50,5 +53,12 @@ async fn render(State(health): State<Health>) -> String {
     gauge!("windlass_executor_ready").set(if health.heartbeat.is_ready() { 1.0 } else { 0.0 });
     gauge!("windlass_spill_bytes").set(health.runtime.disk_manager.used_disk_space() as f64);
     gauge!("windlass_metadata_cache_bytes_max").set(health.runtime.cache_manager.get_metadata_cache_limit() as f64);
+    let ranges = health.ranges.counts();
+    counter!("windlass_range_cache_hits_total").absolute(ranges.hits);
+    counter!("windlass_range_cache_hit_bytes_total").absolute(ranges.hit_bytes);
+    counter!("windlass_range_cache_misses_total").absolute(ranges.misses);
+    counter!("windlass_range_cache_miss_bytes_total").absolute(ranges.miss_bytes);
+    counter!("windlass_range_cache_spoilt_total").absolute(ranges.spoilt);
+    gauge!("windlass_range_cache_bytes").set(ranges.kept_bytes as f64);
     health.metrics.render()
 }

@@ -17,6 +17,7 @@ use tonic::Code;
 use tracing::{info, warn};
 use windlass_engine::process::{Stop, reserve_port, stop_requested};
 use windlass_engine::session::session_config;
+use windlass_engine::stores::RangeCache;
 use windlass_engine::write::WriteCodec;
 use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtime, functions};
 
@@ -73,8 +74,10 @@ pub enum Ended {
 /// Runs an executor until a signal or, with `exit_with_parent`, the end of standard input stops it, or until its scheduler is lost.
 pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let id = uuid::Uuid::new_v4().to_string();
-    let locations = Locations::new(config.allowed_locations.iter().cloned())?.with_stores(&config.stores)?;
     let work_dir = WorkDir::create(&config.work_dir, &id)?;
+    let ranges = Arc::new(RangeCache::new(work_dir.ranges(), config.range_cache_bytes));
+    let locations = Locations::new(config.allowed_locations.iter().cloned())?.with_stores(&config.stores)?;
+    let locations = if config.range_cache_bytes == 0 { locations } else { locations.with_range_cache(Arc::clone(&ranges)) };
     let options = RuntimeOptions {
         memory_limit_bytes: config.memory_limit_bytes,
         spill_dir: work_dir.spill(),
@@ -91,7 +94,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
 
     let heartbeat = ExecutorHealth::new();
     let metrics = install_metrics().map_err(|error| system("start metrics", std::io::Error::other(error)))?;
-    let health = Health { heartbeat: heartbeat.clone(), runtime: Arc::clone(&runtime), slots: config.slots, metrics };
+    let health = Health { heartbeat: heartbeat.clone(), runtime: Arc::clone(&runtime), ranges, slots: config.slots, metrics };
     let http_listener = tokio::net::TcpListener::from_std(http_listener).map_err(|cause| system("serve HTTP", cause))?;
     let http = tokio::spawn(axum::serve(http_listener, routes(health)).into_future());
 
@@ -101,12 +104,14 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let stages = StageRunner::start(stage_options(&config), &runtime, Handle::current()).map_err(|cause| system("start threads", cause))?;
     let stages = Arc::new(stages);
     let _end = Abandon(Arc::clone(&stages));
+    let served = Arc::new(Notify::new());
     let ties = Ties {
         executor: id.clone(),
         ledger: ledger.clone(),
         failed: Arc::clone(&shuffle_failed),
         closing: Arc::clone(&closing),
         stages: Arc::clone(&stages),
+        served: Arc::clone(&served),
     };
     let files = Arc::clone(&runtime);
     let user_agent = format!("{USER_AGENT}{}", config.memory_limit_bytes);
@@ -187,7 +192,13 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         // Ballista saw the signal too: it has told the scheduler and waits for its tasks.
         Some(Stop::Signal) => {
             let running = async { if can_drain { running.await } else { Ok(()) } };
-            let drained = async { tokio::join!(running, stages.drained()).0 };
+            // Tasks end before the last of their rows has left.
+            let sent = async {
+                if can_drain {
+                    served.notified().await
+                }
+            };
+            let drained = async { tokio::join!(running, stages.drained(), sent).0 };
             match timeout(Duration::from_secs(config.drain_timeout_s), drained).await {
                 Ok(ended) => ended?,
                 Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks did not end in time; they will run again elsewhere"),

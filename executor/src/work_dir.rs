@@ -1,6 +1,6 @@
 //! A directory of this process's own, removed when it ends, and later by others if it could not.
 //!
-//! `work_dir/<executor id>/` holds `shuffle/`, `spill/` and a `lock` that the process holds while it lives. Ballista trusts the files it
+//! `work_dir/<executor id>/` holds `shuffle/`, `spill/`, `ranges/` and a `lock` that the process holds while it lives. Ballista trusts the files it
 //! finds there, so nobody else may write to it.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -31,7 +31,7 @@ impl WorkDir {
         turn.lock().map_err(failed)?;
         remove_abandoned(base).map_err(failed)?;
         let path = base.join(id);
-        for part in ["shuffle", "spill"] {
+        for part in ["shuffle", "spill", "ranges"] {
             private_dirs(&path.join(part)).map_err(failed)?;
         }
         let lock = File::create(path.join(LOCK)).map_err(failed)?;
@@ -47,6 +47,11 @@ impl WorkDir {
     /// Where Ballista keeps shuffle files.
     pub fn shuffle(&self) -> PathBuf {
         self.path.join("shuffle")
+    }
+
+    /// Where ranges of objects are kept.
+    pub fn ranges(&self) -> PathBuf {
+        self.path.join("ranges")
     }
 
     /// Where operators spill.

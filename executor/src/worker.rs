@@ -24,14 +24,16 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion_distributed::Worker;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
+use tonic::codegen::http::HeaderMap;
 use tonic::transport::server::Router;
 use windlass_engine::MESSAGE_BYTES_MAX;
 use windlass_engine::config::Secret;
-use windlass_engine::pipelined::{BUILD, Fate, WorkerChannels};
+use windlass_engine::pipelined::{BUILD, Fate, QueryToken, WorkerChannels};
+use windlass_engine::pulse::Pulse;
 
 use self::aging::Threads;
 use self::door::Door;
-use self::queries::{Limits, Queries};
+use self::queries::{Limits, Queries, Refusal};
 use self::session::TaskSessions;
 
 /// What stages may use.
@@ -88,6 +90,12 @@ impl StageRunner {
     /// What stages reserve memory of. Whoever else computes here should take it from the same pool.
     pub fn memory(&self) -> Arc<dyn MemoryPool> {
         Arc::clone(&self.queries.runtime().memory_pool)
+    }
+
+    /// Whether the attempt that a request's headers name gets on here. Errors: the sender is not one of us.
+    pub fn pulse(&self, headers: &HeaderMap) -> Result<Pulse, Refusal> {
+        let token = QueryToken::of(headers, self.key.as_ref()).map_err(Refusal::Token)?;
+        Ok(self.queries.pulse(&token))
     }
 
     /// Takes no more queries.

@@ -75,6 +75,21 @@ pub struct Progress {
     /// Name of the engine that runs it: `local`, `staged`; empty until chosen.
     #[prost(string, tag = "11")]
     pub engine: String,
+    /// How often an engine has begun to run it.
+    #[prost(uint32, tag = "12")]
+    pub attempts: u32,
+    /// Why it was begun again, the last time; empty if it was not.
+    #[prost(string, tag = "13")]
+    pub rerun_reason: String,
+    /// Files that its scans were planned to read.
+    #[prost(uint64, tag = "14")]
+    pub files_read: u64,
+    /// Files of its tables that they were not, since partition keys and statistics show that they are not needed.
+    #[prost(uint64, tag = "15")]
+    pub files_pruned: u64,
+    /// Row groups of the files read that finished scan tasks have left out.
+    #[prost(uint64, tag = "16")]
+    pub row_groups_pruned: u64,
 }
 
 impl Progress {

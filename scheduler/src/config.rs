@@ -63,6 +63,9 @@ pub struct SchedulerConfig {
     pub cluster_key: Option<Secret>,
     /// Seconds without a heartbeat after which an executor is given up and its tasks run elsewhere.
     pub executor_timeout_s: u64,
+    /// Seconds after which a pipelined query is given up that no executor gets on with, or that waits for one which does not answer: it is
+    /// run again staged, or fails if rows have left. More than a bucket may take to answer.
+    pub stall_timeout_s: u64,
     /// Seconds that running queries get to end after SIGTERM, and announced results to be fetched.
     pub drain_timeout_s: u64,
     /// When files that nobody needs are deleted.
@@ -104,6 +107,7 @@ impl Default for SchedulerConfig {
             metadata_cache_bytes: 64 << 20,
             cluster_key: None,
             executor_timeout_s: 12,
+            stall_timeout_s: 180,
             drain_timeout_s: 30,
             garbage: GarbageOptions::default(),
             front_door: FrontDoorOptions::default(),
@@ -221,6 +225,9 @@ impl SchedulerConfig {
             let reason = format!("executors send a heartbeat every 3 s; give them at least {EXECUTOR_TIMEOUT_S_MIN} s");
             return Err(ConfigError::invalid("executor_timeout_s", reason));
         }
+        if self.stall_timeout_s == 0 {
+            return Err(ConfigError::invalid("stall_timeout_s", "0 would give up every query"));
+        }
         if self.memory_limit_bytes < MEMORY_BYTES_MIN {
             return Err(ConfigError::invalid("memory_limit_bytes", format!("{} is less than {MEMORY_BYTES_MIN}", self.memory_limit_bytes)));
         }
@@ -258,6 +265,7 @@ mod tests {
             (SchedulerConfig { internal_host: any, insecure_network: true, ..anonymous() }, "advertised_host"),
             (SchedulerConfig { http_host: any, ..anonymous() }, "http_host"),
             (SchedulerConfig { executor_timeout_s: 3, ..anonymous() }, "executor_timeout_s"),
+            (SchedulerConfig { stall_timeout_s: 0, ..anonymous() }, "stall_timeout_s"),
         ];
         for (config, setting) in bad {
             let error = config.validate().unwrap_err().to_string();

@@ -94,6 +94,7 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         cluster: Arc::clone(&cluster),
         staged: Arc::clone(&staged) as _,
         key: config.cluster_key,
+        stall_timeout: Duration::from_secs(config.stall_timeout_s),
     };
     let parts = Parts {
         catalog: Arc::clone(&catalog),

@@ -89,7 +89,9 @@ impl WorkerChannels {
     }
 
     /// One of the connections to a peer, in turn. It connects when it is first used, and again after it broke.
-    fn channel(&self, url: &Url) -> Result<Channel> {
+    ///
+    /// Errors: not the address of an executor.
+    pub fn channel(&self, url: &Url) -> Result<Channel> {
         let address = check(url)?.to_string();
         let endpoint = || {
             Endpoint::from_shared(address.clone()).map(|endpoint| {

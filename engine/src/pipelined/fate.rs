@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once, OnceLock};
 use std::task::{Context, Poll};
 
@@ -19,6 +20,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
+use windlass_proto::pulse::Pulse;
 
 /// How the text of an error starts that stands for a panic. Errors cross processes as text.
 pub const PANICKED: &str = "an operator or function panicked";
@@ -63,7 +65,14 @@ pub fn is_panic(error: &DataFusionError) -> bool {
 
 /// What becomes of one attempt in this process. Cheap to clone; the first ending counts.
 #[derive(Clone, Default)]
-pub struct Fate(Arc<OnceLock<Ending>>);
+pub struct Fate(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    ending: OnceLock<Ending>,
+    entered: AtomicU64,
+    left: AtomicU64,
+}
 
 impl fmt::Debug for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -92,13 +101,20 @@ impl Fate {
 
     /// Why the attempt ends; none while it runs.
     pub fn ending(&self) -> Option<&Ending> {
-        self.0.get()
+        self.0.ending.get()
+    }
+
+    /// Whether its code runs, and whether it has since another time.
+    pub fn pulse(&self) -> Pulse {
+        // In this order, so that code which comes and goes meanwhile is not missed.
+        let left = self.0.left.load(Ordering::Acquire);
+        Pulse { entered: self.0.entered.load(Ordering::Acquire), left }
     }
 
     /// Ends the attempt, unless it has an ending already.
     pub fn end(&self, ending: Ending) {
         // Losing the race to another ending is fine: one is enough.
-        let _ = self.0.set(ending);
+        let _ = self.0.ending.set(ending);
     }
 
     /// An error once the attempt has an ending.
@@ -108,15 +124,17 @@ impl Fate {
 
     /// Runs `f` as code of this attempt.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> T {
-        struct Restore(Option<Fate>);
-        impl Drop for Restore {
+        struct Restore<'a>(Option<Fate>, &'a State);
+        impl Drop for Restore<'_> {
             fn drop(&mut self) {
+                self.1.left.fetch_add(1, Ordering::Release);
                 let previous = self.0.take();
                 // The thread may be ending, and its local values with it.
                 let _ = CURRENT.try_with(|current| current.replace(previous));
             }
         }
-        let _restore = Restore(CURRENT.with(|current| current.replace(Some(self.clone()))));
+        self.0.entered.fetch_add(1, Ordering::Release);
+        let _restore = Restore(CURRENT.with(|current| current.replace(Some(self.clone()))), &self.0);
         f()
     }
 
@@ -278,5 +296,22 @@ mod tests {
         assert!(matches!(batches[0], Err(DataFusionError::ResourcesExhausted(ref text)) if text == "too much"));
         // Another attempt's panic is not ours.
         assert!(Fate::default().check().is_ok());
+    }
+
+    #[tokio::test]
+    async fn code_that_runs_has_a_pulse_and_code_that_waits_has_none() {
+        let fate = Fate::default();
+        let before = fate.pulse();
+        assert!(!before.is_busy());
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let mut waiting = Box::pin(fate.watch(Box::pin(receiver)));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        let waits = fate.pulse();
+        assert!(!waits.is_busy() && waits != before);
+        assert_eq!(fate.pulse(), waits, "nothing wakes it");
+        assert!(fate.enter(|| fate.pulse().is_busy()));
+        let panicked = fate.catch(|| -> () { panic!("on purpose") });
+        assert!(panicked.is_err() && !fate.pulse().is_busy(), "a panic leaves too");
+        drop(sender);
     }
 }

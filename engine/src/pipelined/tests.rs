@@ -54,7 +54,7 @@ fn executors_run_with_the_settings_of_the_query() {
     assert_eq!(theirs.optimizer, ours.optimizer);
     assert_ne!(theirs.catalog.default_schema, "sales");
 
-    for bad in ["datafusion.catalog.location=/etc", "datafusion.execution.nothing=1", "distributed.compression=none"] {
+    for bad in ["datafusion.catalog.location=/etc", "datafusion.execution.nothing=1", "distributed.broadcast_joins=true"] {
         assert!(set_options(&mut ConfigOptions::default(), bad).is_err(), "{bad}");
     }
 }

@@ -15,6 +15,7 @@ use tonic::Status;
 use windlass_engine::pipelined::fate::{Ending, Fate};
 use windlass_engine::pipelined::memory::{HeadRoom, QueryPool};
 use windlass_engine::pipelined::{QueryToken, TokenError};
+use windlass_engine::pulse::Pulse;
 
 use super::aging::{Age, Ages};
 
@@ -149,6 +150,11 @@ impl Queries {
         attempts.insert(token.clone(), Arc::downgrade(&attempt));
         gauge!("windlass_pipelined_queries_running").set(attempts.len() as f64);
         Ok(attempt)
+    }
+
+    /// Whether an attempt's code runs here; all zero if it is not known.
+    pub fn pulse(&self, token: &QueryToken) -> Pulse {
+        self.lock().get(token).and_then(Weak::upgrade).map_or_else(Pulse::default, |attempt| attempt.fate.pulse())
     }
 
     /// Takes no more attempts.

@@ -14,12 +14,14 @@ use datafusion::physical_plan::display::DisplayableExecutionPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::{FutureExt, StreamExt};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span};
 use windlass_engine::named_files::prepare_scans;
 use windlass_proto::{Kind, Progress};
 
 use super::buffer::{Buffer, Writer};
+use super::scanned::Scanned;
 use super::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
@@ -67,11 +69,16 @@ impl Engine for LocalEngine {
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
         let plan = prepare_scans(physical_plan(&query).await?, &self.runtime)?;
         let (rows, writer) = Buffer::new(Arc::clone(&query.schema), HELD_BYTES_MAX, &self.runtime.memory_pool);
+        let (measured, known) = watch::channel(Measured::Runs(Arc::clone(&plan)));
         let context = TaskContext::from(&query.context.state()).with_runtime(Arc::clone(&self.runtime));
         let cancel = CancellationToken::new();
-        let producing = produce(Arc::clone(&plan), Arc::new(context), writer, cancel.clone());
+        let producing = produce(plan, Arc::new(context), writer, cancel.clone());
+        let producing = async move {
+            producing.await;
+            measured.send_modify(Measured::end);
+        };
         self.threads.as_ref().expect("threads are there until the drop").spawn(producing.instrument(Span::current()));
-        Ok(Arc::new(LocalRun { plan, rows, cancel: cancel.clone(), _cancels: cancel.drop_guard() }))
+        Ok(Arc::new(LocalRun { measured: known, rows, cancel: cancel.clone(), _cancels: cancel.drop_guard() }))
     }
 
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
@@ -98,8 +105,41 @@ async fn produce(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>, writer
     writer.end(outcome.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the query was cancelled"))));
 }
 
+/// What is known of a plan that runs here.
+enum Measured {
+    /// Its operators tell.
+    Runs(Arc<dyn ExecutionPlan>),
+    /// They are gone, and with them hash tables and rows that they kept.
+    Ended { scanned: Scanned, analysis: String },
+}
+
+impl Measured {
+    fn end(&mut self) {
+        if let Self::Runs(plan) = self {
+            let analysis = DisplayableExecutionPlan::with_metrics(plan.as_ref()).indent(false).to_string();
+            *self = Self::Ended { scanned: self.scanned(), analysis };
+        }
+    }
+
+    fn scanned(&self) -> Scanned {
+        let plan = match self {
+            Self::Runs(plan) => plan,
+            Self::Ended { scanned, .. } => return *scanned,
+        };
+        let mut scanned = Scanned::default();
+        // The visitor does not fail.
+        let _infallible = plan.apply(|node| {
+            if let Some(metrics) = node.downcast_ref::<DataSourceExec>().and_then(DataSourceExec::metrics) {
+                scanned.add(&metrics);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        scanned
+    }
+}
+
 struct LocalRun {
-    plan: Arc<dyn ExecutionPlan>,
+    measured: watch::Receiver<Measured>,
     rows: Arc<Buffer>,
     cancel: CancellationToken,
     _cancels: DropGuard,
@@ -108,18 +148,10 @@ struct LocalRun {
 #[async_trait]
 impl Run for LocalRun {
     fn progress(&self) -> Progress {
-        let (mut rows_read, mut bytes_read) = (0, 0);
-        // The visitor does not fail.
-        let _infallible = self.plan.apply(|node| {
-            if let Some(metrics) = node.downcast_ref::<DataSourceExec>().and_then(DataSourceExec::metrics) {
-                rows_read += metrics.output_rows().unwrap_or(0) as u64;
-                bytes_read += metrics.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize() as u64);
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
+        let scanned = self.measured.borrow().scanned().progress();
         let done = u32::from(self.rows.ended().now_or_never().is_some());
         let (stages_done, tasks_done, tasks_running) = (done, done, 1 - done);
-        Progress { stages_total: 1, stages_done, tasks_total: 1, tasks_done, tasks_running, rows_read, bytes_read, ..Progress::default() }
+        Progress { stages_total: 1, stages_done, tasks_total: 1, tasks_done, tasks_running, attempts: 1, ..scanned }
     }
 
     async fn finished(&self) -> Result<()> {
@@ -135,7 +167,13 @@ impl Run for LocalRun {
     }
 
     async fn analysis(&self) -> Result<Option<String>> {
-        Ok(Some(DisplayableExecutionPlan::with_metrics(self.plan.as_ref()).indent(false).to_string()))
+        let mut measured = self.measured.clone();
+        // The error is that its producer died, which its rows tell.
+        let ended = measured.wait_for(|measured| matches!(measured, Measured::Ended { .. })).await;
+        Ok(ended.ok().and_then(|ended| match &*ended {
+            Measured::Ended { analysis, .. } => Some(analysis.clone()),
+            Measured::Runs(_) => None,
+        }))
     }
 
     async fn cancel(&self) {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -28,6 +29,7 @@ mod plan;
 mod run;
 mod slices;
 mod soundness;
+mod stall;
 mod windows;
 
 /// Room beside the process's memory limit for rows that executors have sent and nobody has read yet.
@@ -49,12 +51,13 @@ pub struct PipelinedOptions {
     pub staged: Arc<dyn Engine>,
     /// The cluster's key, if it has one.
     pub key: Option<Secret>,
+    /// An attempt that gets no further for so long is given up.
+    pub stall_timeout: Duration,
 }
 
 /// The engine whose stages stream.
 pub struct PipelinedEngine {
     core: Arc<Core>,
-    links: Links,
     /// Taken when the engine is dropped.
     threads: Option<Runtime>,
 }
@@ -72,6 +75,8 @@ struct Core {
     head_room: Arc<HeadRoom>,
     cluster: Arc<dyn Cluster>,
     staged: Arc<dyn Engine>,
+    links: Links,
+    stall_timeout: Duration,
 }
 
 impl PipelinedEngine {
@@ -89,15 +94,20 @@ impl PipelinedEngine {
             runtime: options.runtime,
             cluster: options.cluster,
             staged: options.staged,
+            links: Links { channels: WorkerChannels::new(threads.handle().clone()), key: options.key },
+            stall_timeout: options.stall_timeout,
         });
-        let links = Links { channels: WorkerChannels::new(threads.handle().clone()), key: options.key };
-        Ok(Self { core, links, threads: Some(threads) })
+        Ok(Self { core, threads: Some(threads) })
     }
 
     async fn plan(&self, query: &PlannedQuery) -> Result<plan::Pipeline, plan::Refusal> {
-        let token = QueryToken { query: query.id.clone(), attempt: ATTEMPT };
-        plan(query, Members::of(self.core.cluster.as_ref()), &token, &self.links).await
+        plan(query, Members::of(self.core.cluster.as_ref()), &token(query), &self.core.links).await
     }
+}
+
+/// Names a query's attempt to executors.
+fn token(query: &PlannedQuery) -> QueryToken {
+    QueryToken { query: query.id.clone(), attempt: ATTEMPT }
 }
 
 impl Drop for PipelinedEngine {
@@ -160,6 +170,10 @@ impl Run for Staged {
 
     async fn analysis(&self) -> Result<Option<String>> {
         self.0.analysis().await
+    }
+
+    async fn measured(&self) {
+        self.0.measured().await;
     }
 
     async fn cancel(&self) {

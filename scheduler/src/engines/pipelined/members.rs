@@ -45,6 +45,16 @@ impl Members {
         self.all.is_empty()
     }
 
+    /// Their ids.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|member| member.id.as_str())
+    }
+
+    /// Where they run stages, in the order of their ids.
+    pub fn urls(&self) -> impl Iterator<Item = &Url> {
+        self.all.iter().map(|member| &member.url)
+    }
+
     /// Slots of the smallest.
     pub fn slots(&self) -> usize {
         self.slots
@@ -58,12 +68,12 @@ impl Members {
     /// One that is no longer in the cluster.
     pub fn lost(&self, cluster: &dyn Cluster) -> Option<&str> {
         let alive = cluster.executors();
-        self.all.iter().map(|member| member.id.as_str()).find(|id| !alive.iter().any(|executor| executor.id == *id))
+        self.ids().find(|id| !alive.iter().any(|executor| executor.id == *id))
     }
 }
 
 impl WorkerResolver for Members {
     fn get_urls(&self) -> Result<Vec<Url>> {
-        Ok(self.all.iter().map(|member| member.url.clone()).collect())
+        Ok(self.urls().cloned().collect())
     }
 }

@@ -24,6 +24,7 @@ use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use uuid::Uuid;
 use windlass_engine::pipelined::{QueryToken, WorkerChannels, attempt_config};
+use windlass_engine::session::WindlassOptions;
 
 use super::members::Members;
 use super::slices::{scanned_bytes, slice, task_count};
@@ -142,6 +143,7 @@ fn session(state: SessionState, members: &Members, token: &QueryToken, links: &L
     // Filters that a join or a sort makes while it runs, for scans of the same stage. Elsewhere they filter nothing, and nobody waits.
     config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "true")?;
     config.set_distributed_worker_resolver(members.clone());
+    config.set_distributed_compression(WindlassOptions::of(config.options()).exchange_compression.codec())?;
     let mut config = attempt_config(config, token, links.key.as_ref(), &links.channels)?;
     config.set_distributed_max_tasks_per_stage(members.len())?;
     config.set_distributed_desired_task_count_handler(move |event: DesiredTaskCountEvent<'_>| task_count(event, slots));

@@ -4,6 +4,7 @@
 //! the query runs again on the staged engine, unseen by its readers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,13 +29,15 @@ use windlass_engine::pipelined::fate::is_panic;
 use windlass_engine::pipelined::memory::QueryPool;
 use windlass_proto::{Kind, Progress};
 
-use super::Core;
 use super::failure::{Blame, blame};
 use super::members::Members;
 use super::plan::Pipeline;
 use super::slices::scanned_bytes;
+use super::stall::stalled;
+use super::{Core, token};
 use crate::engines::buffer::{Buffer, Writer};
-use crate::engines::{PlannedQuery, Run};
+use crate::engines::scanned::Scanned;
+use crate::engines::{Earlier, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::metrics::QUERY_FAILOVERS_TOTAL;
 use crate::schema::to_client;
@@ -51,8 +54,8 @@ const HELD_TIME: Duration = Duration::from_millis(200);
 /// How often it is looked whether all executors of a query are still there.
 const ROLL_CALL: Duration = Duration::from_millis(500);
 
-/// How long a query may give no row while its readers wait. Executors forget stages that wait as long for their first reader; what needs
-/// longer is for the staged engine.
+/// How long a query may give no row while its readers wait, however busy it is. Executors forget stages that wait as long for their first
+/// reader; what needs longer is for the staged engine.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// How long the measurements of executors are waited for after the last row.
@@ -73,9 +76,11 @@ struct Shared {
     core: Arc<Core>,
     query: PlannedQuery,
     progress: Mutex<Progress>,
-    /// The staged run that took over.
-    second: Mutex<Option<Arc<dyn Run>>>,
-    /// What executors measured, once that is known.
+    /// The staged run that took over, and from what.
+    second: Mutex<Option<(Arc<dyn Run>, Earlier)>>,
+    /// Whether executors are asked what they measured.
+    measuring: AtomicBool,
+    /// What they did, once that is known.
     analysis: watch::Sender<Option<String>>,
 }
 
@@ -103,12 +108,18 @@ impl PipelinedRun {
     pub fn start(core: Arc<Core>, query: PlannedQuery, pipeline: Pipeline) -> Self {
         let (rows, writer) = Buffer::new(Arc::clone(&query.schema), AHEAD_BYTES_MAX, &core.runtime.memory_pool);
         let cancel = CancellationToken::new();
-        let progress =
-            Progress { stages_total: pipeline.stages, tasks_total: pipeline.tasks, tasks_running: pipeline.tasks, ..Progress::default() };
+        let progress = Progress {
+            stages_total: pipeline.stages,
+            tasks_total: pipeline.tasks,
+            tasks_running: pipeline.tasks,
+            attempts: 1,
+            ..Progress::default()
+        };
         let shared = Arc::new(Shared {
             query,
             progress: Mutex::new(progress),
             second: Mutex::default(),
+            measuring: AtomicBool::new(false),
             analysis: watch::Sender::new(None),
             core: Arc::clone(&core),
         });
@@ -121,7 +132,7 @@ impl PipelinedRun {
 impl Run for PipelinedRun {
     fn progress(&self) -> Progress {
         match self.shared.second.lock().as_ref() {
-            Some(second) => Progress { engine: "pipelined, then staged".to_owned(), ..second.progress() },
+            Some((second, earlier)) => Progress { engine: "pipelined, then staged".to_owned(), ..earlier.before(second.progress()) },
             None => self.shared.progress.lock().clone(),
         }
     }
@@ -140,20 +151,24 @@ impl Run for PipelinedRun {
 
     async fn analysis(&self) -> Result<Option<String>> {
         self.finished().await?;
-        let second = self.shared.second.lock().clone();
-        if let Some(second) = second {
+        if let Some(second) = self.shared.second() {
             return second.analysis().await;
         }
-        let mut analysis = self.shared.analysis.subscribe();
-        // Twice the time that measurements are waited for: a bug in the crate that arranges them must not hold the query.
-        let known = timeout(2 * MEASUREMENTS_WAIT, analysis.wait_for(Option::is_some)).await;
-        Ok(known.ok().and_then(|known| known.ok()?.clone()))
+        self.measured().await;
+        Ok(self.shared.analysis.borrow().clone())
+    }
+
+    async fn measured(&self) {
+        if self.shared.measuring.load(Ordering::Acquire) {
+            let mut analysis = self.shared.analysis.subscribe();
+            // Twice the time that measurements are waited for: a bug in the crate that arranges them must not hold the query.
+            let _known = timeout(2 * MEASUREMENTS_WAIT, analysis.wait_for(Option::is_some)).await;
+        }
     }
 
     async fn cancel(&self) {
         self.cancel.cancel();
-        let second = self.shared.second.lock().clone();
-        if let Some(second) = second {
+        if let Some(second) = self.shared.second() {
             second.cancel().await;
         }
     }
@@ -161,14 +176,17 @@ impl Run for PipelinedRun {
     async fn close(&self) {
         self.cancel().await;
         self.rows.close();
-        let second = self.shared.second.lock().take();
-        if let Some(second) = second {
+        if let Some(second) = self.shared.second() {
             second.close().await;
         }
     }
 }
 
 impl Shared {
+    fn second(&self) -> Option<Arc<dyn Run>> {
+        self.second.lock().as_ref().map(|(second, _)| Arc::clone(second))
+    }
+
     async fn drive(self: Arc<Self>, pipeline: Pipeline, writer: Writer, cancel: CancellationToken) {
         let outcome = cancel.run_until_cancelled(self.run(pipeline, &writer)).await;
         let outcome = outcome.unwrap_or_else(|| Err(Error::new(Kind::Cancelled, "the query was cancelled")));
@@ -197,7 +215,7 @@ impl Shared {
         let context = self.limited(pipeline.context, &fate)?;
         let plan = Arc::clone(&pipeline.plan);
         let mut rows = fate.watch_rows(fate.catch(|| execute_stream(plan, context))??);
-        let lost = self.lost(&pipeline.members);
+        let (lost, token) = (self.lost(&pipeline.members), token(&self.query));
         tokio::pin!(lost);
         let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
         loop {
@@ -211,6 +229,9 @@ impl Shared {
                     continue;
                 }
                 message = &mut lost => return Err(Stop::lost(message)),
+                stall = stalled(&pipeline.members, &token, &self.core.links, self.core.stall_timeout) => {
+                    return Err(Stop::lost(stall.to_string()));
+                }
                 () = sleep(SILENCE_MAX) => {
                     return Err(Stop::lost(format!("no rows came for {} s", SILENCE_MAX.as_secs())));
                 }
@@ -236,6 +257,7 @@ impl Shared {
         // The end of the stream is the end of every stage: until here, any of them may have failed.
         push(writer, &mut held).await;
         drop(rows);
+        self.measuring.store(true, Ordering::Release);
         self.core.threads.spawn(Arc::clone(self).measure(pipeline.plan));
         Ok(())
     }
@@ -269,7 +291,8 @@ impl Shared {
             Blame::Query | Blame::Cluster => self.query.clone(),
         };
         let run = self.core.staged.start(query).await?;
-        *self.second.lock() = Some(Arc::clone(&run));
+        let earlier = Earlier::of(&self.progress.lock(), cause);
+        *self.second.lock() = Some((Arc::clone(&run), earlier));
         let mut rows = run.rows().await?;
         while let Some(batch) = rows.try_next().await? {
             writer.push(batch).await;
@@ -287,8 +310,9 @@ impl Shared {
         {
             let mut progress = self.progress.lock();
             (progress.stages_done, progress.tasks_done, progress.tasks_running) = (progress.stages_total, progress.tasks_total, 0);
-            if let Some((rows, bytes)) = measured.as_ref().map(read) {
-                (progress.rows_read, progress.bytes_read) = (rows, bytes);
+            if let Some(Progress { rows_read, bytes_read, row_groups_pruned, .. }) = measured.as_ref().map(|plan| scanned(plan).progress())
+            {
+                (progress.rows_read, progress.bytes_read, progress.row_groups_pruned) = (rows_read, bytes_read, row_groups_pruned);
             }
         }
         let text = match &measured {
@@ -312,18 +336,17 @@ fn spilling(query: &PlannedQuery) -> PlannedQuery {
     PlannedQuery { context: Arc::new(SessionContext::new_with_state(state)), ..query.clone() }
 }
 
-/// Rows and bytes that the scans of a measured plan read.
-fn read(plan: &Arc<dyn ExecutionPlan>) -> (u64, u64) {
-    let (mut rows, mut bytes) = (0, 0);
+/// What the scans of a measured plan tell.
+fn scanned(plan: &Arc<dyn ExecutionPlan>) -> Scanned {
+    let mut scanned = Scanned::default();
     // The visitor does not fail.
     let _infallible = plan.apply(|node| {
         if scanned_bytes(node).is_some()
             && let Some(metrics) = node.metrics()
         {
-            rows += metrics.output_rows().unwrap_or(0) as u64;
-            bytes += metrics.sum_by_name("bytes_scanned").map_or(0, |bytes| bytes.as_usize() as u64);
+            scanned.add(&metrics);
         }
         Ok(TreeNodeRecursion::Continue)
     });
-    (rows, bytes)
+    scanned
 }

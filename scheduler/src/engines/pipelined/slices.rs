@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::datasource::listing::{FileRange, PartitionedFile};
-use datafusion::datasource::physical_plan::FileGroup;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -14,6 +14,7 @@ use datafusion_distributed::{
 use windlass_engine::formats::can_be_cut;
 
 use super::soundness::{file_scan, needs_one_task};
+use crate::planning::buckets::is_grouped;
 
 /// Bytes of files below which a slot more is not worth its start.
 const SLOT_BYTES_MIN: u64 = 8 * 1024 * 1024;
@@ -27,8 +28,9 @@ pub fn task_count(event: DesiredTaskCountEvent<'_>, slots: usize) -> Option<Resu
     if event.plan.is::<EmptyExec>() {
         return Some(Ok(DesiredTaskCountEventResponse::desired(1)));
     }
-    let tasks = scanned_bytes(event.plan)?.div_ceil(SLOT_BYTES_MIN * slots as u64);
-    Some(Ok(DesiredTaskCountEventResponse::desired(usize::try_from(tasks).unwrap_or(usize::MAX).max(1))))
+    let tasks = usize::try_from(scanned_bytes(event.plan)?.div_ceil(SLOT_BYTES_MIN * slots as u64)).unwrap_or(usize::MAX).max(1);
+    let groups = file_scan(event.plan).filter(|scan| is_grouped(scan)).map(|scan| scan.file_groups.len());
+    Some(Ok(DesiredTaskCountEventResponse::desired(tasks.min(groups.unwrap_or(usize::MAX)))))
 }
 
 /// Bytes of the files that a node reads itself; `None` if it is no scan of files.
@@ -48,6 +50,11 @@ pub fn slice(event: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEv
     if event.task_count == 1 {
         return Some(Ok(ScaleUpLeafNodeEventResponse::new(Arc::clone(event.plan))));
     }
+    if is_grouped(scan) {
+        let of_task = |task| DataSourceExec::from_data_source(groups_of_task(scan, task, event.task_count)) as Arc<dyn ExecutionPlan>;
+        let leaf = DistributedLeafExec::try_new(Arc::clone(event.plan), (0..event.task_count).map(of_task));
+        return Some(leaf.map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf))));
+    }
     let partitions = event.plan.output_partitioning().partition_count();
     let files: Vec<_> = scan.file_groups.iter().flat_map(FileGroup::iter).collect();
     let slices = cut(&files, event.task_count * partitions);
@@ -58,6 +65,15 @@ pub fn slice(event: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEv
     });
     let leaf = DistributedLeafExec::try_new(Arc::clone(event.plan), variants);
     Some(leaf.map(|leaf| ScaleUpLeafNodeEventResponse::new(Arc::new(leaf))))
+}
+
+/// The part of a scan of buckets that a task reads: whole groups, in turn; those of others are empty. Every scan of a stage has as many groups,
+/// in the same order, so that those which belong together meet.
+fn groups_of_task(scan: &FileScanConfig, task: usize, tasks: usize) -> FileScanConfig {
+    let mut scan = scan.clone();
+    let others = scan.file_groups.iter_mut().enumerate().filter(|(place, _)| place % tasks != task);
+    others.for_each(|(_, group)| *group = FileGroup::default());
+    scan
 }
 
 /// Cuts files, in order, into so many pieces of equal bytes; some are empty if there is little to read. Files that must be read whole
@@ -85,6 +101,11 @@ fn cut(files: &[&PartitionedFile], pieces: usize) -> Vec<Vec<PartitionedFile>> {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::Schema;
+    use datafusion::datasource::physical_plan::{FileScanConfigBuilder, ParquetSource};
+    use datafusion::execution::object_store::ObjectStoreUrl;
+    use datafusion::physical_plan::Partitioning;
+
     use super::*;
 
     type Sizes<'a> = &'a [(u64, Option<(i64, i64)>)];
@@ -99,6 +120,23 @@ mod tests {
         }
         let described = |file: &PartitionedFile| (file.path().to_string(), file.range().0, file.range().1);
         cut(&files.iter().collect::<Vec<_>>(), count).iter().map(|piece| piece.iter().map(described).collect()).collect()
+    }
+
+    #[test]
+    fn groups_of_buckets_keep_their_places() {
+        let source = Arc::new(ParquetSource::new(Arc::new(Schema::empty())));
+        let groups = (0..5).map(|group| FileGroup::new(vec![PartitionedFile::new(group.to_string(), 10)])).collect();
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+            .with_file_groups(groups)
+            .with_output_partitioning(Some(Partitioning::Hash(Vec::new(), 5)))
+            .build();
+        assert!(is_grouped(&scan));
+        let names = |task| {
+            let scan = groups_of_task(&scan, task, 3);
+            let name = |group: &FileGroup| group.iter().map(|file| file.path().to_string()).collect::<String>();
+            (is_grouped(&scan), scan.file_groups.iter().map(name).collect::<Vec<_>>().join(","))
+        };
+        assert_eq!((0..3).map(names).collect::<Vec<_>>(), ["0,,,3,", ",1,,,4", ",,2,,"].map(|names| (true, names.to_owned())));
     }
 
     #[test]

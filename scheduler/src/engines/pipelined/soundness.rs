@@ -23,6 +23,8 @@ use datafusion::physical_plan::{
 use datafusion_distributed::{BroadcastExec, NetworkBoundaryExt};
 use windlass_engine::formats::says_its_format;
 
+use crate::planning::buckets::is_grouped;
+
 /// The files that a node reads, if it is a scan of files.
 pub fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     plan.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
@@ -43,7 +45,12 @@ fn counts_on_scan(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// Whether rows come up from a leaf without an exchange.
 fn reaches_leaf(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let inputs = plan.children();
-    !is_exchange(plan) && (inputs.is_empty() || inputs.into_iter().any(reaches_leaf))
+    !is_exchange(plan) && !is_in_buckets(plan) && (inputs.is_empty() || inputs.into_iter().any(reaches_leaf))
+}
+
+/// Its groups of files have all rows of a key, as an exchange would, and tasks get whole groups.
+fn is_in_buckets(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    file_scan(plan).is_some_and(is_grouped)
 }
 
 /// Below these nodes the planner cuts the plan.
@@ -72,7 +79,7 @@ fn keeps_order_apart(plan: &Arc<dyn ExecutionPlan>) -> bool {
 /// Files that cannot be read from the middle, and files whose groups were dealt out for a reason.
 fn cannot_be_sliced(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let is_known = |scan: &FileScanConfig| scan.file_source().file_type() == "parquet" || says_its_format(scan);
-    file_scan(plan).is_some_and(|scan| scan.output_partitioning.is_some() || !is_known(scan))
+    file_scan(plan).is_some_and(|scan| (scan.output_partitioning.is_some() && !is_grouped(scan)) || !is_known(scan))
 }
 
 /// Whether rows are exchanged in a way that the distributed planner does not cut at, and so runs once per task.

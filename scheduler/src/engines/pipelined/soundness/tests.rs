@@ -105,7 +105,7 @@ fn order_that_survives_an_exchange_is_one_task() {
 #[test]
 fn files_that_cannot_be_sliced_are_one_task() {
     let mut declared = config(Arc::new(ParquetSource::new(schema())), 2);
-    declared.output_partitioning = Some(Partitioning::Hash(vec![col("k", &schema()).unwrap()], 2));
+    declared.output_partitioning = Some(Partitioning::RoundRobinBatch(2));
     for scan in [declared, config(Arc::new(CsvSource::new(schema())), 2)] {
         assert!(needs_one_task(&(DataSourceExec::from_data_source(scan) as Plan)));
     }
