@@ -25,24 +25,39 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// Undoes [`escape`]. As in Hive, `%XX` is the character of that number and anything else is left as it stands.
+/// Undoes [`escape`]. Hive escapes ASCII alone; others escape the bytes of UTF-8, which are put together again. Bytes that are none are the
+/// characters of these numbers, as in Hive, and anything else than `%XX` is left as it stands.
 pub fn unescape(text: &str) -> String {
     let mut parts = text.split('%');
-    let mut plain = parts.next().unwrap_or_default().to_owned();
+    let (mut plain, mut bytes) = (parts.next().unwrap_or_default().to_owned(), Vec::new());
     for part in parts {
         let code = part.get(..2).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).map(|hex| u8::from_str_radix(hex, 16));
-        match code {
+        let rest = match code {
             Some(Ok(code)) => {
-                plain.push(char::from(code));
-                plain.push_str(&part[2..]);
+                bytes.push(code);
+                &part[2..]
             }
             _ => {
+                push_bytes(&mut plain, &mut bytes);
                 plain.push('%');
-                plain.push_str(part);
+                part
             }
+        };
+        if !rest.is_empty() {
+            push_bytes(&mut plain, &mut bytes);
+            plain.push_str(rest);
         }
     }
+    push_bytes(&mut plain, &mut bytes);
     plain
+}
+
+fn push_bytes(plain: &mut String, bytes: &mut Vec<u8>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => plain.push_str(text),
+        Err(_) => plain.extend(bytes.iter().map(|byte| char::from(*byte))),
+    }
+    bytes.clear();
 }
 
 /// The text of a value, not yet escaped. NULL and the empty string are one thing in Hive's paths.

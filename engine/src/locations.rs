@@ -14,7 +14,7 @@ use object_store::path::Path as StorePath;
 use url::{Position, Url};
 use windlass_proto::Kind;
 
-use crate::stores::{Registry, StoreOptions};
+use crate::stores::{RangeCache, Registry, StoreOptions};
 
 /// Why a location cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,8 @@ impl LocationError {
 #[derive(Debug, Clone)]
 pub struct Locations {
     prefixes: Arc<[Prefix]>,
-    stores: Arc<[StoreOptions]>,
+    pub(crate) stores: Arc<[StoreOptions]>,
+    cache: Option<Arc<RangeCache>>,
 }
 
 /// Everything under it is allowed.
@@ -160,7 +161,7 @@ impl Locations {
                 Place::Objects(objects) => Prefix::Objects(objects),
             })
         };
-        Ok(Self { prefixes: prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?, stores: Arc::default() })
+        Ok(Self { prefixes: prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?, stores: Arc::default(), cache: None })
     }
 
     /// The same locations, their object stores reached as described. Buckets that no description fits are reached as the environment says.
@@ -172,6 +173,12 @@ impl Locations {
         }
         self.stores = stores.into();
         Ok(self)
+    }
+
+    /// The same locations, small ranges of objects kept in `cache`.
+    pub fn with_range_cache(mut self, cache: Arc<RangeCache>) -> Self {
+        self.cache = Some(cache);
+        self
     }
 
     /// Turns what a user wrote into the canonical directory URL (with a trailing slash).
@@ -220,7 +227,7 @@ impl Locations {
 
     /// The only object stores of a process: local files and buckets under these prefixes.
     pub fn registry(&self) -> Arc<dyn ObjectStoreRegistry> {
-        Arc::new(Registry::new(self.clone(), Arc::clone(&self.stores)))
+        Arc::new(Registry::new(self.clone(), Arc::clone(&self.stores), self.cache.clone()))
     }
 }
 

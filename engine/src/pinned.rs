@@ -4,7 +4,8 @@
 //! A plan says of each file its size and the time of its last change. Plans do not carry what a store calls an entity tag, so a mark of it
 //! takes the place of the digits below a millisecond, which the catalog does not keep. Where both sides have a tag, the tags decide;
 //! otherwise the times, in whole seconds, because some answers of stores are no finer. Of local files the times decide, in milliseconds:
-//! their tags hold numbers that another host, which sees the same directory, may have others for.
+//! their tags hold numbers that another host, which sees the same directory, may have others for. Copies of a directory are the same files
+//! if they keep these times: no part of a file's contents would tell that another part was changed.
 
 use std::fmt;
 use std::ops::Range;
@@ -19,6 +20,8 @@ use object_store::{
     PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 use sha2::{Digest, Sha256};
+
+use crate::stores::ranges;
 
 /// Marks there are, and nanoseconds in a millisecond.
 const MARKS: u32 = 1_000_000;
@@ -41,22 +44,36 @@ fn number(etag: &str) -> u32 {
 #[error("file '/{0}' is not the one that the catalog knows: it was replaced or changed. MSCK REPAIR TABLE registers it again")]
 struct Replaced(Path);
 
+/// A file as it was planned. Requests carry it to the store as an extension, so that what is kept of an answer is kept of this file.
+#[derive(Debug, Clone)]
+pub(crate) struct Pin {
+    pub(crate) file: Arc<ObjectMeta>,
+    is_local: bool,
+}
+
 /// A store as the reader of one file sees it: reading anything else than that file as it was registered is an error.
 #[derive(Debug)]
 pub(crate) struct PinnedFile {
     store: Arc<dyn ObjectStore>,
-    /// As planned.
-    file: ObjectMeta,
-    /// Whether the store reads ranges of local files in a way of its own, and cheaply tells what the file is.
-    is_local: bool,
+    pin: Pin,
 }
 
 impl PinnedFile {
+    /// `is_local`: the store reads ranges of local files in a way of its own, and cheaply tells what the file is.
     pub(crate) fn of(store: Arc<dyn ObjectStore>, file: ObjectMeta, is_local: bool) -> Arc<dyn ObjectStore> {
-        Arc::new(Self { store, file, is_local })
+        Arc::new(Self { store, pin: Pin { file: Arc::new(file), is_local } })
+    }
+}
+
+impl Pin {
+    /// Whether the plan tells the file from any other that has been or will be in its place.
+    pub(crate) fn is_exact(&self) -> bool {
+        let planned = &self.file.last_modified;
+        !self.is_local && planned.timestamp() != 0 && !planned.timestamp_subsec_nanos().is_multiple_of(MARKS)
     }
 
-    fn check(&self, found: &ObjectMeta) -> Result<()> {
+    /// Errors: `Precondition` if what was found is another file.
+    pub(crate) fn check(&self, found: &ObjectMeta) -> Result<()> {
         let (planned, changed) = (&self.file.last_modified, &found.last_modified);
         let is_same = match (planned.timestamp_subsec_nanos() % MARKS, found.e_tag.as_deref().map(number)) {
             // A plan that knows no time says so with the beginning of time.
@@ -79,26 +96,27 @@ impl PinnedFile {
 
 impl fmt::Display for PinnedFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.file.location, self.store)
+        write!(f, "{} of {}", self.pin.file.location, self.store)
     }
 }
 
 #[async_trait]
 impl ObjectStore for PinnedFile {
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+    async fn get_opts(&self, location: &Path, mut options: GetOptions) -> Result<GetResult> {
+        options.extensions.insert(self.pin.clone());
         let answer = self.store.get_opts(location, options).await?;
-        self.check(&answer.meta)?;
+        self.pin.check(&answer.meta)?;
         Ok(answer)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        if self.is_local {
+        if self.pin.is_local {
             let bytes = self.store.get_ranges(location, ranges).await?;
             // Afterwards: a file that takes the place of another stays there.
-            self.check(&self.store.head(location).await?)?;
+            self.pin.check(&self.store.head(location).await?)?;
             return Ok(bytes);
         }
-        object_store::coalesce_ranges(ranges, |range| self.get_range(location, range), object_store::OBJECT_STORE_COALESCE_DEFAULT).await
+        ranges::read(ranges, |range| self.get_range(location, range)).await
     }
 
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {

@@ -3,9 +3,13 @@
 //! Credentials come from the environment, from the machine's role or from files that an operator names; never from a statement. Errors
 //! and logs repeat none of them.
 
+mod cache;
 mod credentials;
+mod leftovers;
 mod local;
+pub(crate) mod ranges;
 mod remote;
+mod uploads;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,6 +26,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use serde::{Deserialize, Serialize};
 use url::{Position, Url};
 
+pub use self::cache::{RangeCache, RangeCounts};
 use self::credentials::ProfileFile;
 use self::local::AllowedFiles;
 use self::remote::Bucket;
@@ -56,7 +61,7 @@ pub struct StoreOptions {
     /// File with credentials instead of those of the environment or the machine's role: for S3 in the form of `~/.aws/credentials`, for GCS a
     /// service account in JSON, for Azure lines such as `account_key = ...`. It may be replaced at any time.
     pub credentials_file: Option<PathBuf>,
-    /// Section of the credentials file.
+    /// Section of the credentials file, for S3 also of the shared one.
     pub profile: String,
     /// Requests to the bucket at the same time; others wait.
     pub requests_max: usize,
@@ -76,7 +81,7 @@ impl Default for StoreOptions {
             virtual_hosted: false,
             anonymous: false,
             credentials_file: None,
-            profile: "default".to_owned(),
+            profile: credentials::DEFAULT_PROFILE.to_owned(),
             requests_max: 64,
             request_timeout_s: 30,
             retry_timeout_s: 120,
@@ -119,14 +124,14 @@ impl StoreOptions {
     fn connect(&self, store: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
         let bucket = store.host_str().unwrap_or_default();
         match store.scheme() {
-            "s3" => self.connect_s3(bucket),
+            "s3" => Ok(Arc::new(self.s3(bucket).build()?)),
             "gs" => self.connect_gcs(bucket),
             "az" => self.connect_azure(bucket, None),
             _ => self.connect_azure(store.username(), bucket.split('.').next()),
         }
     }
 
-    fn connect_s3(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
+    fn s3(&self, bucket: &str) -> AmazonS3Builder {
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_client_options(self.client())
@@ -139,10 +144,14 @@ impl StoreOptions {
         if let Some(region) = &self.region {
             builder = builder.with_region(region);
         }
-        if let Some(path) = &self.credentials_file {
-            builder = builder.with_credentials(Arc::new(ProfileFile::new(path.clone(), self.profile.clone())));
+        let profile = match &self.credentials_file {
+            Some(path) => Some((path.clone(), self.profile.clone())),
+            None => credentials::shared_profile(&self.profile, |name| std::env::var_os(name)),
+        };
+        if let Some((path, profile)) = profile.filter(|_| !self.anonymous) {
+            builder = builder.with_credentials(Arc::new(ProfileFile::new(path, profile)));
         }
-        Ok(Arc::new(builder.build()?))
+        builder
     }
 
     fn connect_gcs(&self, bucket: &str) -> object_store::Result<Arc<dyn ObjectStore>> {
@@ -189,11 +198,13 @@ pub(crate) struct Registry {
     options: Arc<[StoreOptions]>,
     /// By scheme and bucket. Only allowed ones get in, which bounds it.
     buckets: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    /// Of all buckets.
+    cache: Option<Arc<RangeCache>>,
 }
 
 impl Registry {
-    pub(crate) fn new(locations: Locations, options: Arc<[StoreOptions]>) -> Self {
-        Self { files: Arc::new(AllowedFiles::new(locations.clone())), locations, options, buckets: Mutex::default() }
+    pub(crate) fn new(locations: Locations, options: Arc<[StoreOptions]>, cache: Option<Arc<RangeCache>>) -> Self {
+        Self { files: Arc::new(AllowedFiles::new(locations.clone())), locations, options, buckets: Mutex::default(), cache }
     }
 
     fn bucket(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
@@ -202,12 +213,12 @@ impl Registry {
         if let Some(known) = buckets.get(store) {
             return Ok(Arc::clone(known));
         }
-        // The longest fits best: the name of the bucket before the scheme alone.
-        let options = self.options.iter().filter(|options| options.url == store || options.url == format!("{}://", url.scheme()));
-        let options = options.max_by_key(|options| options.url.len()).cloned().unwrap_or_default();
+        let options = options_for(&self.options, url);
         let failed = |error: object_store::Error| DataFusionError::Configuration(format!("store '{store}' cannot be used: {error}"));
         let inner = options.connect(url).map_err(failed)?;
-        let bucket: Arc<dyn ObjectStore> = Arc::new(Bucket::new(inner, store.to_owned(), self.locations.clone(), options.requests_max));
+        let cache = self.cache.as_ref().map(Arc::clone);
+        let bucket: Arc<dyn ObjectStore> =
+            Arc::new(Bucket::new(inner, store.to_owned(), self.locations.clone(), options.requests_max, cache));
         buckets.insert(store.to_owned(), Arc::clone(&bucket));
         Ok(bucket)
     }
@@ -236,6 +247,13 @@ impl ObjectStoreRegistry for Registry {
             }
         }
     }
+}
+
+/// How the store of a URL is reached. The longest fits best: the name of the bucket before the scheme alone.
+fn options_for(options: &[StoreOptions], url: &Url) -> StoreOptions {
+    let store = &url[..Position::BeforePath];
+    let fitting = options.iter().filter(|options| options.url == store || options.url == format!("{}://", url.scheme()));
+    fitting.max_by_key(|options| options.url.len()).cloned().unwrap_or_default()
 }
 
 fn failed<'a, T: Send + 'a>(error: object_store::Error) -> BoxStream<'a, object_store::Result<T>> {

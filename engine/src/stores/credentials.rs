@@ -1,5 +1,6 @@
 //! Credentials from files, in the form of `~/.aws/credentials`. A file may be replaced while the process runs.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -7,6 +8,9 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use object_store::aws::AwsCredential;
 use object_store::{CredentialProvider, Error, Result};
+
+/// The section of a credentials file that is meant if none is named.
+pub(super) const DEFAULT_PROFILE: &str = "default";
 
 /// Errors name the file, never what is in it.
 fn unusable(path: &Path, reason: impl std::fmt::Display) -> Error {
@@ -31,6 +35,27 @@ pub(super) fn read_section(path: &Path, section: &str) -> Result<Vec<(String, St
         }
     }
     Ok(found)
+}
+
+/// The shared credentials file and the profile in it that the tools of AWS would use now: where the environment has no keys and no web
+/// identity, and the file has the profile or somebody asked for it. After it come the roles of containers and machines.
+pub(super) fn shared_profile(asked: &str, variable: impl Fn(&str) -> Option<OsString>) -> Option<(PathBuf, String)> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"].into_iter().any(|name| set(name).is_some()) {
+        return None;
+    }
+    let path = match set("AWS_SHARED_CREDENTIALS_FILE") {
+        Some(path) => PathBuf::from(path),
+        None => PathBuf::from(set("HOME")?).join(".aws/credentials"),
+    };
+    let asked = if asked == DEFAULT_PROFILE { set("AWS_PROFILE").and_then(|name| name.into_string().ok()) } else { Some(asked.to_owned()) };
+    match asked {
+        Some(profile) => Some((path, profile)),
+        None => {
+            let has_keys = |values: Vec<(String, String)>| values.iter().any(|(name, _)| name == "aws_access_key_id");
+            read_section(&path, DEFAULT_PROFILE).is_ok_and(has_keys).then(|| (path, DEFAULT_PROFILE.to_owned()))
+        }
+    }
 }
 
 /// Keys of one profile, read again when the file has changed.

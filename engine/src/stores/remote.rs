@@ -1,19 +1,22 @@
 //! The allowed objects of one bucket.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    Attributes, CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
 };
 use tokio::sync::Semaphore;
 
+use super::cache::{Key, RANGE_BYTES_MAX, RangeCache};
 use super::failed;
 use crate::locations::Locations;
+use crate::pinned::Pin;
 
 /// Most bytes that a read fetches before it returns. Longer ones are streamed.
 const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -32,11 +35,20 @@ pub(super) struct Bucket {
     store: String,
     locations: Locations,
     permits: Arc<Semaphore>,
+    /// Small ranges of files that a plan knows.
+    cache: Option<Arc<RangeCache>>,
 }
 
 impl Bucket {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>, store: String, locations: Locations, requests_max: usize) -> Self {
-        Self { inner, store, locations, permits: Arc::new(Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS))) }
+    pub(super) fn new(
+        inner: Arc<dyn ObjectStore>,
+        store: String,
+        locations: Locations,
+        requests_max: usize,
+        cache: Option<Arc<RangeCache>>,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(requests_max.min(Semaphore::MAX_PERMITS)));
+        Self { inner, store, locations, permits, cache }
     }
 
     fn check(&self, path: &Path) -> Result<()> {
@@ -56,6 +68,38 @@ impl Bucket {
     async fn limited<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         let _permit = self.permits.acquire().await.map_err(|closed| Error::Generic { store: "bucket", source: Box::new(closed) })?;
         request.await.map_err(|error| self.without_secrets(error))
+    }
+
+    async fn request(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let is_short = matches!(&options.range, Some(GetRange::Bounded(range)) if length(range) <= WHOLE_BYTES_MAX);
+        let has_body = !options.head;
+        let request = async {
+            let answer = self.inner.get_opts(location, options).await?;
+            if is_short && has_body { whole(answer).await } else { Ok(answer) }
+        };
+        self.limited(request).await
+    }
+
+    /// A range of the file that a plan knows, if need be by a request. What is not that file is not kept.
+    async fn get_kept(
+        &self,
+        cache: Arc<RangeCache>,
+        location: &Path,
+        pin: Pin,
+        range: Range<u64>,
+        options: GetOptions,
+    ) -> Result<GetResult> {
+        let key = Key::new(&self.store, &pin.file, &range);
+        let meta = pin.file.as_ref().clone();
+        let (bucket, location) = (self.clone(), location.clone());
+        let fetch = || async move {
+            let answer = bucket.request(&location, options).await?;
+            pin.check(&answer.meta)?;
+            answer.bytes().await
+        };
+        let bytes = cache.read(key, fetch).await?;
+        let payload = GetResultPayload::Stream(futures::stream::once(async move { Ok(bytes) }).boxed());
+        Ok(GetResult { payload, meta, range, attributes: Attributes::new() })
     }
 
     /// What a store says to credentials that it refuses repeats parts of them: the documents that it answers with are left out.
@@ -92,6 +136,10 @@ impl fmt::Display for Bucket {
     }
 }
 
+fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}
+
 /// The answer with its body read.
 async fn whole(answer: GetResult) -> Result<GetResult> {
     let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
@@ -116,13 +164,15 @@ impl ObjectStore for Bucket {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.check(location)?;
-        let is_short = matches!(&options.range, Some(GetRange::Bounded(range)) if range.end.saturating_sub(range.start) <= WHOLE_BYTES_MAX);
-        let has_body = !options.head;
-        let request = async {
-            let answer = self.inner.get_opts(location, options).await?;
-            if is_short && has_body { whole(answer).await } else { Ok(answer) }
-        };
-        self.limited(request).await
+        match (self.cache.as_ref(), options.extensions.get::<Pin>(), &options.range) {
+            (Some(cache), Some(pin), Some(GetRange::Bounded(range)))
+                if range.end <= pin.file.size && length(range) <= RANGE_BYTES_MAX && !options.head && pin.is_exact() =>
+            {
+                let (pin, range) = (pin.clone(), range.clone());
+                self.get_kept(Arc::clone(cache), location, pin, range, options).await
+            }
+            _ => self.request(location, options).await,
+        }
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

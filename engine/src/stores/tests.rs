@@ -92,7 +92,7 @@ async fn a_bucket_gives_allowed_objects_only() {
     memory.put(&"rawer/b".into(), "b".into()).await.unwrap();
     let locations = Locations::new(["s3://lake/raw".to_owned()]).unwrap();
     // One permit: a request that kept it would stop the next one for ever.
-    let bucket = Bucket::new(memory, "s3://lake".to_owned(), locations.clone(), 1);
+    let bucket = Bucket::new(memory, "s3://lake".to_owned(), locations.clone(), 1, None);
     let streaming = bucket.get(&"raw/t/a".into()).await.unwrap();
     assert_eq!(bucket.get_ranges(&"raw/t/a".into(), std::slice::from_ref(&(0..1))).await.unwrap()[0], "a");
     assert_eq!(streaming.bytes().await.unwrap(), "a");
@@ -141,4 +141,27 @@ async fn profiles_are_read_again_and_never_shown() {
     file.as_file().set_modified(std::time::SystemTime::now() + Duration::from_secs(9)).unwrap();
     let error = profile.get_credential().await.unwrap_err().to_string();
     assert!(error.contains("line 2") && !error.contains("s3cret"), "{error}");
+}
+
+#[test]
+fn the_shared_credentials_file_comes_after_the_environment() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".aws/credentials");
+    let of = |asked: &str, variables: &[(&str, &str)]| {
+        let home = ("HOME", home.path().to_str().unwrap());
+        let variable = |name: &str| variables.iter().chain([&home]).find(|(set, _)| *set == name).map(|(_, value)| value.into());
+        credentials::shared_profile(asked, variable).map(|(path, profile)| (path == file, profile))
+    };
+    let found = |profile: &str| Some((true, profile.to_owned()));
+    assert_eq!(of("default", &[]), None, "the role of the machine is next");
+    std::fs::create_dir(home.path().join(".aws")).unwrap();
+    std::fs::write(&file, "[etl]\naws_access_key_id = x\naws_secret_access_key = y\n").unwrap();
+    assert_eq!(of("default", &[]), None);
+    assert_eq!((of("default", &[("AWS_PROFILE", "etl")]), of("etl", &[])), (found("etl"), found("etl")));
+    std::fs::write(&file, "[default]\naws_access_key_id = x\naws_secret_access_key = y\n").unwrap();
+    assert_eq!(of("default", &[("AWS_ACCESS_KEY_ID", "")]), found("default"));
+    for variable in ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"] {
+        assert_eq!(of("etl", &[(variable, "x")]), None, "{variable}");
+    }
+    assert_eq!(of("default", &[("AWS_SHARED_CREDENTIALS_FILE", "/elsewhere"), ("AWS_PROFILE", "a")]), Some((false, "a".to_owned())));
 }
