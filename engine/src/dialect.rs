@@ -5,10 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use datafusion::error::{DataFusionError, Result};
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr};
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Ident, UnaryOperator};
 use datafusion::sql::sqlparser::dialect::{Dialect as Grammar, GenericDialect};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 /// A dialect of SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -161,6 +162,26 @@ impl Grammar for Like {
         allow_extract_single_quotes,
     }
 
+    /// `exists(list, x -> ...)` is a function. The parser knows the predicate of subqueries only.
+    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        let keyword = |nth: usize| match &parser.peek_nth_token_ref(nth).token {
+            Token::Word(word) if word.quote_style.is_none() => word.keyword,
+            _ => Keyword::NoKeyword,
+        };
+        // The parser takes the two words for one.
+        let not = usize::from(keyword(0) == Keyword::NOT);
+        let is_function = self.supports_lambda_functions()
+            && keyword(not) == Keyword::EXISTS
+            && parser.peek_nth_token_ref(not + 1).token == Token::LParen
+            && parser.peek_nth_token_ref(not + 2).token != Token::LParen
+            && !matches!(keyword(not + 2), Keyword::SELECT | Keyword::WITH | Keyword::VALUES | Keyword::FROM | Keyword::TABLE);
+        is_function.then(|| {
+            (0..=not).for_each(|_| parser.advance_token());
+            let function = parser.parse_function(Ident::new("any_match").into())?;
+            Ok(if not == 0 { function } else { Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(function) } })
+        })
+    }
+
     fn parse_infix(&self, parser: &mut Parser<'_>, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
         if !self.0.is_hive_like() || !parser.parse_keyword(Keyword::DIV) {
             return None;
@@ -176,7 +197,7 @@ impl Grammar for Like {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
     use super::*;
 

@@ -6,8 +6,12 @@ mod collections;
 mod dates;
 mod dialects;
 mod json;
+mod json_values;
 mod kernel;
+mod lambdas;
 mod limits;
+mod maps;
+mod numbers;
 mod only_match;
 pub(crate) mod only_row;
 mod operators;
@@ -25,6 +29,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUD
 pub use self::dialects::with_dialect;
 pub use self::json::get_json_object;
 pub use self::only_match::only_match;
+use crate::layout;
 
 /// Every function a task may call, once and by its own name.
 struct Functions {
@@ -40,16 +45,25 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
         .into_iter()
         .map(limits::limited)
         .chain(calendar::functions())
-        .chain([only_match::only_match(), only_row::only_row(), sketch::estimate()])
+        .chain([only_match::only_match(), only_row::only_row(), sketch::estimate(), layout::bucket_number(), layout::curve_position()])
         .chain(dialects::scalar_functions().into_iter().map(limits::limited))
         .chain(json::functions())
+        .chain(json_values::functions())
         .chain(texts::functions().into_iter().map(limits::limited))
         .chain(dates::functions())
         .chain(collections::functions())
+        .chain([maps::map_concat()])
+        .chain(numbers::functions())
         .collect(),
-    aggregate: ballista_aggregate_functions().into_iter().chain(dialects::aggregate_functions()).chain(sketch::aggregates()).collect(),
+    aggregate: ballista_aggregate_functions()
+        .into_iter()
+        .chain(dialects::aggregate_functions())
+        .chain(maps::aggregates())
+        .chain(sketch::aggregates())
+        .chain(layout::curve_aggregates())
+        .collect(),
     window: ballista_window_functions(),
-    higher_order: SessionStateDefaults::default_higher_order_functions(),
+    higher_order: SessionStateDefaults::default_higher_order_functions().into_iter().chain(lambdas::functions()).collect(),
 });
 
 /// Adds the functions, the syntax that stands for some of them (`[1, 2]`, `x -> x + 1`) and the table functions to a session.
@@ -62,7 +76,7 @@ pub fn with_functions(builder: SessionStateBuilder) -> SessionStateBuilder {
             aggregate.iter().filter_map(dialects::aliased_aggregate).chain(aggregate.iter().map(Arc::clone)).collect(),
         )
         .with_window_functions(window.iter().map(Arc::clone).collect())
-        .with_higher_order_functions(higher_order.iter().map(dialects::aliased_higher_order).collect())
+        .with_higher_order_functions(higher_order.iter().map(Arc::clone).collect())
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
 }

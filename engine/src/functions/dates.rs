@@ -57,6 +57,14 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
             run: |call| parse_all(call, Letters::MySql),
         },
         Kernel {
+            name: "try_date_parse",
+            aliases: &[],
+            takes: "text and a pattern such as '%Y-%m-%d'",
+            coerce: two_texts,
+            returns: |_| TIMESTAMP,
+            run: |call| Ok(Arc::new(parse(call, Letters::MySql)?)),
+        },
+        Kernel {
             name: "hive_from_unixtime",
             aliases: &[],
             takes: "seconds since 1970 and perhaps a pattern such as 'yyyy-MM-dd'",

@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
-    AggregateUDF, ColumnarValue, Expr, HigherOrderUDF, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    AggregateUDF, ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
 use super::FUNCTIONS;
@@ -83,21 +83,37 @@ const HIVE: &[(&str, &str)] = &[("ceil", "hive_ceil"), ("concat", "hive_concat")
 
 /// Names of scalar functions that mean the same in all dialects: one more name for a function.
 const ALIASES: &[(&str, &[&str])] = &[
+    ("array_avg", &["array_average"]),
+    ("arrays_zip", &["zip"]),
+    ("ascii", &["codepoint"]),
     ("base64", &["to_base64"]),
     ("ceil", &["ceiling"]),
-    ("format_string", &["printf"]),
+    ("character_length", &["len"]),
+    ("ends_with", &["endswith"]),
+    ("format_string", &["format", "printf"]),
     ("generate_series", &["sequence"]),
+    ("hive_to_date", &["try_to_date"]),
+    ("hive_to_timestamp", &["try_to_timestamp"]),
     ("if", &["iff"]),
     ("isnan", &["is_nan"]),
+    ("levenshtein", &["levenshtein_distance"]),
+    ("locate", &["charindex"]),
     ("lower", &["lcase"]),
     ("presto_regexp_extract", &["regexp_extract"]),
     ("presto_regexp_extract_all", &["regexp_extract_all"]),
     ("presto_split", &["split"]),
+    ("regexp_instr", &["regexp_position"]),
+    ("regexp_like", &["regexp"]),
     ("sha1", &["sha"]),
     ("signum", &["sign"]),
+    ("starts_with", &["startswith"]),
     ("to_timestamp", &["from_iso8601_timestamp"]),
+    ("to_timestamp_micros", &["timestamp_micros"]),
+    ("to_timestamp_millis", &["timestamp_millis"]),
+    ("to_timestamp_seconds", &["timestamp_seconds"]),
     ("trunc", &["truncate"]),
     ("unbase64", &["from_base64"]),
+    ("unhex", &["from_hex"]),
     ("upper", &["ucase"]),
 ];
 
@@ -106,7 +122,11 @@ const AGGREGATE_ALIASES: &[(&str, &[&str])] = &[
     ("any_value", &["arbitrary"]),
     ("approx_distinct", &["approx_count_distinct"]),
     ("approx_percentile_cont", &["approx_percentile", "percentile_approx"]),
+    ("bit_and", &["bitwise_and_agg"]),
+    ("bit_or", &["bitwise_or_agg"]),
+    ("bit_xor", &["bitwise_xor_agg"]),
     ("bool_and", &["every"]),
+    ("collect_set", &["set_agg"]),
     ("first_value", &["first"]),
     ("last_value", &["last"]),
     ("percentile_cont", &["percentile"]),
@@ -137,10 +157,13 @@ const HIVE_NAMES: &[(&str, &str)] = &[
 const PRESTO_NAMES: &[(&str, &str)] = &[
     ("array_remove", "array_remove_all"),
     ("concat", "hive_concat"),
+    ("contains", "array_has"),
     ("date_format", "presto_date_format"),
     ("greatest", "hive_greatest"),
     ("least", "hive_least"),
     ("regexp_replace", "regexp_replace_all"),
+    ("repeat", "array_repeat"),
+    ("to_hex", "hex"),
 ];
 
 /// What is Hive's and not Spark's.
@@ -167,16 +190,6 @@ pub(super) fn aliased(function: &Arc<ScalarUDF>) -> Option<Arc<ScalarUDF>> {
 pub(super) fn aliased_aggregate(function: &Arc<AggregateUDF>) -> Option<Arc<AggregateUDF>> {
     let (_, aliases) = AGGREGATE_ALIASES.iter().find(|(name, _)| *name == function.name())?;
     Some(Arc::new(function.as_ref().clone().with_aliases(aliases.iter().copied())))
-}
-
-/// Functions that take lambdas, with the names of Presto and Spark.
-pub(super) fn aliased_higher_order(function: &Arc<HigherOrderUDF>) -> Arc<HigherOrderUDF> {
-    let aliases: &[&'static str] = match function.name() {
-        "array_transform" => &["transform"],
-        "array_filter" => &["filter"],
-        _ => return Arc::clone(function),
-    };
-    Arc::new(function.as_ref().clone().with_aliases(aliases.iter().copied()))
 }
 
 /// Aggregates of Spark's.

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Column, NullHandling, Result, TableReference, UnnestOptions, not_impl_err, plan_err};
+use datafusion::common::{Column, NullHandling, Result, ScalarValue, TableReference, UnnestOptions, not_impl_err, plan_err};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::functions::core::expr_fn::{coalesce, get_field, greatest};
 use datafusion::functions::math::expr_fn::random;
-use datafusion::functions_nested::expr_fn::{array_length, map_entries, range};
+use datafusion::functions_nested::expr_fn::{array_length, make_array, map_entries, range};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use datafusion::sql::sqlparser::ast::{
@@ -41,6 +41,8 @@ enum Kind {
     PosExplode,
     /// A row per struct of a list, a column per field.
     Inline,
+    /// So many rows of the values that follow.
+    Stack,
     /// A column per key of a JSON object, and no more rows.
     JsonTuple,
     /// Lists side by side.
@@ -58,6 +60,7 @@ fn generator(name: &ObjectName) -> Option<(Kind, bool)> {
         "inline" => (Kind::Inline, false),
         "inline_outer" => (Kind::Inline, true),
         "json_tuple" => (Kind::JsonTuple, false),
+        "stack" => (Kind::Stack, false),
         _ => return None,
     })
 }
@@ -68,8 +71,13 @@ struct GeneratorPlanner {
 }
 
 impl RelationPlanner for GeneratorPlanner {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    fn plan_relation(&self, mut relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
         let planned = |plan, alias| Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))));
+        if let TableFactor::Table { sample, .. } = &mut relation
+            && let Some(TableSampleKind::BeforeTableAlias(sample) | TableSampleKind::AfterTableAlias(sample)) = sample.take()
+        {
+            return planned(sampled(context.plan(relation)?, *sample)?, None);
+        }
         match relation {
             TableFactor::NestedJoin { mut table_with_joins, alias } => {
                 let Some(join) = table_with_joins.joins.pop() else {
@@ -88,33 +96,6 @@ impl RelationPlanner for GeneratorPlanner {
                 };
                 let left = context.plan(left)?;
                 planned(self.join(left, generator, join.join_operator, context)?, alias)
-            }
-            TableFactor::Table {
-                sample: Some(kind),
-                name,
-                alias,
-                args,
-                with_hints,
-                version,
-                partitions,
-                with_ordinality,
-                json_path,
-                index_hints,
-            } => {
-                let table = TableFactor::Table {
-                    sample: None,
-                    name,
-                    alias,
-                    args,
-                    with_hints,
-                    version,
-                    partitions,
-                    with_ordinality,
-                    json_path,
-                    index_hints,
-                };
-                let (TableSampleKind::BeforeTableAlias(sample) | TableSampleKind::AfterTableAlias(sample)) = kind;
-                planned(sampled(context.plan(table)?, *sample)?, None)
             }
             other => match Generator::of(other) {
                 Ok(generator) => planned(self.generate(LogicalPlanBuilder::empty(true).build()?, generator, context)?, None),
@@ -209,6 +190,7 @@ impl GeneratorPlanner {
         let before: Vec<Expr> = left.schema().columns().into_iter().map(Expr::Column).collect();
         let (plan, made) = match kind {
             Kind::JsonTuple => (left, json_tuple(args)?),
+            Kind::Stack => self.unnest(left, &before, kind, outer, stacked(args)?)?,
             _ => self.unnest(left, &before, kind, outer, args)?,
         };
         let table = alias.as_ref().map(|alias| TableReference::bare(context.normalize_ident(alias.name.clone())));
@@ -228,13 +210,14 @@ impl GeneratorPlanner {
     }
 
     fn unnest(&self, left: LogicalPlan, before: &[Expr], kind: Kind, outer: bool, args: Vec<Expr>) -> Result<(LogicalPlan, Vec<Made>)> {
-        if args.is_empty() || (args.len() > 1 && !matches!(kind, Kind::Unnest { .. })) {
+        if args.is_empty() || (args.len() > 1 && !matches!(kind, Kind::Unnest { .. } | Kind::Stack)) {
             return plan_err!("rows are made of one list or map here, not of {}", args.len());
         }
         let (mut lists, mut made) = (Vec::new(), Vec::new());
         for (index, arg) in args.into_iter().enumerate() {
             let name = match kind {
                 Kind::Unnest { .. } => format!("UNNEST({})", arg.schema_name()),
+                Kind::Stack => format!("col{index}"),
                 _ => "col".to_owned(),
             };
             let hidden = hidden(index);
@@ -290,6 +273,22 @@ impl GeneratorPlanner {
 /// What a column is called between the projections around an unnest.
 fn hidden(index: usize) -> String {
     format!("__made_{index}")
+}
+
+/// A list per column of `stack(rows, ...)`, whose values come row by row; those that are missing in the last row are NULL.
+fn stacked(args: Vec<Expr>) -> Result<Vec<Expr>> {
+    let (rows, values) = match args.split_first() {
+        Some((Expr::Literal(rows, _), values)) => (rows.cast_to(&DataType::UInt64)?, values),
+        _ => return plan_err!("'stack' takes a constant number of rows and their values"),
+    };
+    let ScalarValue::UInt64(Some(rows)) = rows else { return plan_err!("'stack' takes a constant number of rows") };
+    let rows = match usize::try_from(rows) {
+        Ok(rows) if (1..=values.len()).contains(&rows) => rows,
+        _ => return plan_err!("'stack' makes from 1 row to as many as there are values, not {rows}"),
+    };
+    let columns = values.len().div_ceil(rows);
+    let value = |place: usize| values.get(place).cloned().unwrap_or_else(|| lit(ScalarValue::Null));
+    Ok((0..columns).map(|column| make_array((0..rows).map(|row| value(row * columns + column)).collect())).collect())
 }
 
 fn json_tuple(args: Vec<Expr>) -> Result<Vec<Made>> {

@@ -3,16 +3,20 @@
 //! DataFusion takes none of these, or, `GROUP BY ... WITH ROLLUP`, leaves a part out in silence. What depends on types is not spelling:
 //! operators are planned in `windlass_engine::functions`, rows made of lists in [`generators`](super::generators).
 
+mod shorthands;
+
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, Join, JoinConstraint, JoinOperator, OrderBy,
-    OrderByExpr, OrderByKind, OrderByOptions, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias,
+    self, AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, Join, JoinConstraint, JoinOperator, LimitClause,
+    OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias,
     TableAliasColumnDef, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut,
 };
+use windlass_catalog::ddl::types::parse_type;
 use windlass_engine::{Dialect, WindlassOptions};
 
 use super::generators::is_generator;
@@ -41,7 +45,7 @@ impl VisitorMut for Speller {
     type Break = Error;
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        flow(sorted_by(query))
+        flow(sorted_by(query).and_then(|()| fetched(query)))
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
@@ -84,6 +88,7 @@ impl Speller {
             attach(&mut select.from, lateral(function, name, view.lateral_col_alias)?, view.outer);
         }
         self.generate(select)?;
+        tell_apart(&mut select.projection);
         gather(&mut select.from);
         for table in &mut select.from {
             nest(table);
@@ -129,7 +134,22 @@ impl Speller {
                 };
             }
             Expr::UnaryOp { op: op @ UnaryOperator::BangNot, .. } => *op = UnaryOperator::Not,
+            Expr::Cast { data_type: DataType::JSON, .. } => {
+                if let Some(json) = shorthands::cast_to_json(expr) {
+                    *expr = json;
+                }
+            }
             Expr::Cast { kind: kind @ (CastKind::Cast | CastKind::DoubleColon), .. } if self.lenient_casts => *kind = CastKind::TryCast,
+            // DataFusion takes the fields of what is no column by text only.
+            Expr::CompoundFieldAccess { access_chain, .. } => {
+                for access in access_chain {
+                    if let AccessExpr::Dot(field @ Expr::Identifier(_)) = access
+                        && let Expr::Identifier(name) = &*field
+                    {
+                        *field = Expr::Value(Value::SingleQuotedString(name.value.clone()).with_empty_span());
+                    }
+                }
+            }
             Expr::Function(function) => {
                 if let Some(respelled) = self.function(function)? {
                     *expr = respelled;
@@ -149,6 +169,9 @@ impl Speller {
             let expr = Box::new(args.remove(0));
             return Ok(Some(Expr::Cast { kind, expr, data_type, array: false, format: None }));
         }
+        if let Some(meaning) = shorthands::expand(&name, &args, function, self.dialect) {
+            return Ok(Some(meaning));
+        }
         Ok(match (name.as_str(), args.len()) {
             ("isnull", 1) => Some(Expr::Nested(Box::new(Expr::IsNull(Box::new(args.remove(0)))))),
             ("isnotnull", 1) => Some(Expr::Nested(Box::new(Expr::IsNotNull(Box::new(args.remove(0)))))),
@@ -158,6 +181,17 @@ impl Speller {
                 args.push(null());
                 Some(call("if", args))
             }
+            // The schema becomes the type that it means.
+            ("from_json", 2) => match &args[1] {
+                Expr::Value(schema) if let Some(schema) = schema.value.clone().into_string() => {
+                    let data_type = parse_type(&schema, self.dialect)
+                        .map_err(|error| Error::invalid(format!("cannot read the schema of 'from_json': {error}")))?;
+                    args[1] = Expr::Value(Value::SingleQuotedString(data_type.to_string()).with_empty_span());
+                    function.args = arguments_of(args, Vec::new());
+                    None
+                }
+                _ => None,
+            },
             ("count_if", 1) => {
                 let result = Expr::Value(Value::Number("1".to_owned(), false).with_empty_span());
                 let case = Expr::Case {
@@ -210,6 +244,31 @@ impl Speller {
             "double" => DataType::DoublePrecision,
             _ => return None,
         })
+    }
+}
+
+/// Names columns that DataFusion would give the same name, which it refuses: `SELECT a, a`, and `SELECT a, CAST(a AS STRING)`, since casts
+/// have the name of what they cast.
+fn tell_apart(projection: &mut [SelectItem]) {
+    fn uncast(expr: &Expr) -> &Expr {
+        match expr {
+            Expr::Cast { expr, .. } | Expr::Nested(expr) => uncast(expr),
+            expr => expr,
+        }
+    }
+    let mut names = HashSet::new();
+    // What is not cast keeps its name.
+    for casts in [false, true] {
+        for item in &mut *projection {
+            let SelectItem::UnnamedExpr(expr) = item else { continue };
+            if matches!(expr, Expr::Cast { .. }) != casts || names.insert(uncast(expr).to_string().to_lowercase()) {
+                continue;
+            }
+            let text = expr.to_string();
+            let mut free = std::iter::once(text.clone()).chain((1..).map(|number| format!("{text}_{number}")));
+            let Some(name) = free.find(|name| names.insert(name.to_lowercase())) else { continue };
+            *item = SelectItem::ExprWithAlias { expr: std::mem::replace(expr, null()), alias: Ident::with_quote('"', name) };
+        }
     }
 }
 
@@ -311,6 +370,21 @@ fn grouped(group_by: &mut GroupByExpr) -> Result<()> {
             return Err(Error::unsupported("WITH TOTALS is not supported").with_hint("use WITH ROLLUP"));
         }
     }];
+    Ok(())
+}
+
+/// `FETCH FIRST 5 ROWS ONLY` is `LIMIT 5`.
+fn fetched(query: &mut Query) -> Result<()> {
+    let Some(fetch) = query.fetch.take() else { return Ok(()) };
+    if fetch.with_ties || fetch.percent {
+        return Err(Error::unsupported(format!("{fetch} is not supported")).with_hint("use rank() OVER (ORDER BY ...) in a subquery"));
+    }
+    let one = || Expr::Value(Value::Number("1".to_owned(), false).with_empty_span());
+    let rows = fetch.quantity.unwrap_or_else(one);
+    match query.limit_clause.get_or_insert(LimitClause::LimitOffset { limit: None, offset: None, limit_by: Vec::new() }) {
+        LimitClause::LimitOffset { limit: limit @ None, .. } => *limit = Some(rows),
+        _ => return Err(Error::invalid("a query has either LIMIT or FETCH")),
+    }
     Ok(())
 }
 
@@ -454,14 +528,26 @@ mod tests {
                 "SELECT max_by(a, b) FILTER (WHERE c) FROM t",
                 "SELECT first_value(a ORDER BY b DESC NULLS LAST) FILTER (WHERE (c) AND (b) IS NOT NULL) FROM t",
             ),
+            ("SELECT a FROM t OFFSET 2 ROWS FETCH NEXT 3 ROWS ONLY", "SELECT a FROM t LIMIT 3 OFFSET 2 ROWS"),
+            ("SELECT a FROM t FETCH FIRST ROW ONLY", "SELECT a FROM t LIMIT 1"),
+            ("SELECT a, A, t.a, \"A\" FROM t", "SELECT a, A AS \"A_1\", t.a, \"A\" FROM t"),
+            ("SELECT TRY_CAST(a AS INT), a, b AS a FROM t", "SELECT TRY_CAST(a AS INT) AS \"TRY_CAST(a AS INT)\", a, b AS a FROM t"),
+            (
+                "SELECT count(*), count(*), count(*) FROM t",
+                "SELECT count(*), count(*) AS \"count(*)_1\", count(*) AS \"count(*)_2\" FROM t",
+            ),
             ("SELECT count_if(a > 1) FROM t", "SELECT count(CASE WHEN a > 1 THEN 1 END) FROM t"),
         ] {
             assert_eq!(spelled(Dialect::Spark, sql).unwrap(), expected, "{sql}");
         }
         assert_eq!(spelled(Dialect::Presto, "SELECT CAST(a AS INT)").unwrap(), "SELECT CAST(a AS INT)");
-        for sql in
-            ["SELECT a FROM t SORT BY a ORDER BY b", "SELECT a FROM t CLUSTER BY a SORT BY a", "SELECT explode(a), explode(b) FROM t"]
-        {
+        for sql in [
+            "SELECT a FROM t FETCH FIRST 2 ROWS WITH TIES",
+            "SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY",
+            "SELECT a FROM t SORT BY a ORDER BY b",
+            "SELECT a FROM t CLUSTER BY a SORT BY a",
+            "SELECT explode(a), explode(b) FROM t",
+        ] {
             assert!(spelled(Dialect::Hive, sql).is_err(), "{sql}");
         }
     }
