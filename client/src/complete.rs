@@ -8,16 +8,23 @@ use reedline::{Completer, CompletionResult, Span, Suggestion};
 use crate::connection::Connection;
 use crate::error::Result;
 use crate::output::Cells;
-use crate::script::returns_rows;
+use crate::script::{Quotes, returns_rows, split};
 
 /// Columns that are fetched: enough for a few thousand tables, little enough to search at each key.
 const COLUMNS_MAX: usize = 50_000;
 const SUGGESTIONS_MAX: usize = 60;
 
-const KEYWORDS: &str = "ADD ALL ALTER ANALYZE AND AS ASC BETWEEN BY CASE CAST COLUMNS COUNT CREATE CROSS DATABASE DATABASES DATE DESC DESCRIBE \
-    DISTINCT DROP ELSE END EXCEPT EXISTS EXPLAIN EXTERNAL EXTRACT FALSE FROM FULL GROUP HAVING IF IN INNER INTERSECT INTERVAL INTO IS JOIN LEFT \
-    LIKE LIMIT LOCATION MSCK NOT NULL OFFSET ON OR ORDER OUTER OVER PARQUET PARTITION PARTITIONED PARTITIONS RENAME REPAIR REPLACE RIGHT SELECT \
-    SET SHOW STORED SYNC TABLE TABLES TBLPROPERTIES THEN TIMESTAMP TRUE UNION USE USING VALUES VIEW WHEN WHERE WITH";
+const KEYWORDS: &str = "ADD ALL ALTER ANALYZE AND AS ASC BETWEEN BY CALL CASE CAST CLUSTERED COLUMNS COPY COUNT CREATE CROSS DATABASE \
+    DATABASES DATE DELETE DESC DESCRIBE DISTINCT DROP ELSE END EXCEPT EXISTS EXPLAIN EXTERNAL EXTRACT FALSE FOR FROM FULL GROUP HAVING IF \
+    IN INNER INSERT INTERSECT INTERVAL INTO IS JOIN LATERAL LEFT LIKE LIMIT LOCATION MATERIALIZED MERGE MSCK NOT NULL OFFSET ON OPTIMIZE \
+    OR ORDER OUTER OVER OVERWRITE PARQUET PARTITION PARTITIONED PARTITIONS QUALIFY REFRESH RENAME REPAIR REPLACE RESET RIGHT SELECT SET \
+    SHOW STORED SYNC TABLE TABLES TBLPROPERTIES THEN TIMESTAMP TO TRUE TRUNCATE UNION UNNEST UPDATE USE USING VALUES VERSION VIEW WHEN \
+    WHERE WINDOW WITH";
+
+/// Whether a word is one of SQL's, in any case.
+pub fn is_keyword(word: &str) -> bool {
+    KEYWORDS.split_whitespace().any(|keyword| keyword.eq_ignore_ascii_case(word))
+}
 
 /// The names that completion knows. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -35,8 +42,8 @@ impl Names {
     }
 
     /// As [`Names::refresh`], if `script` may have changed the catalog.
-    pub fn refresh_after(&self, script: &str, connection: &Connection) {
-        if crate::script::split(script).0.iter().any(|statement| !returns_rows(statement.sql)) {
+    pub fn refresh_after(&self, script: &str, quotes: Quotes, connection: &Connection) {
+        if split(script, quotes).statements.iter().any(|statement| !returns_rows(statement.sql)) {
             self.refresh(connection);
         }
     }

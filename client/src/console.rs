@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::output::{Cells, Format, Printer};
 use crate::progress::{Live, closing};
 use crate::query::{Rows, RunningQuery};
-use crate::script::returns_rows;
+use crate::script::{Quotes, returns_rows};
 
 /// Where and how results appear.
 #[derive(Debug)]
@@ -98,19 +98,26 @@ pub struct Console {
     /// Where results go; meta commands change it.
     pub settings: Settings,
     interrupts: Signal,
+    quotes: Quotes,
 }
 
 impl Console {
     /// From here on Ctrl-C stops queries and no longer the process.
     pub fn new(connection: Connection, settings: Settings) -> Result<Self> {
         let interrupts = signal(SignalKind::interrupt()).map_err(Error::io("listen to Ctrl-C"))?;
-        Ok(Self { connection, settings, interrupts })
+        Ok(Self { connection, settings, interrupts, quotes: Quotes::default() })
+    }
+
+    /// How the session reads quotes now.
+    pub fn quotes(&self) -> Quotes {
+        self.quotes
     }
 
     /// Runs a statement and shows its rows.
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome> {
         let started = Instant::now();
         let query = self.finish(sql).await?;
+        self.quotes = self.quotes.after(sql);
         let (shown, said) = match returns_rows(sql) {
             true => (self.show(&query).await?, None),
             false => {

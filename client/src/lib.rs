@@ -13,6 +13,7 @@ pub mod console;
 pub mod demo;
 pub mod doctor;
 pub mod error;
+pub mod highlight;
 pub mod machine;
 pub mod output;
 pub mod progress;

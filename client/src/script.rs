@@ -9,11 +9,57 @@ pub struct Statement<'a> {
     pub line: usize,
 }
 
-/// The statements of `script` in order, and whether the text behind the last `;` is blank (spaces and comments only).
+/// How a session reads quotes, which its dialect decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quotes {
+    /// Whether a backslash hides the quote after it, as in Spark and Hive.
+    backslashes: bool,
+}
+
+impl Quotes {
+    /// What they are after a statement: it may have set or reset the dialect.
+    pub fn after(self, sql: &str) -> Self {
+        let words = &sql[first_word(sql)..];
+        let starts = |word: &str| words.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+        match Self::set_in(words) {
+            Some(set) if starts("set") => set,
+            _ if starts("reset") && words.to_ascii_lowercase().contains(DIALECT) => Self::default(),
+            _ => self,
+        }
+    }
+
+    /// Those of the dialect that `windlass.dialect = ...` names in a text, if it does.
+    fn set_in(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let (_, rest) = text.split_once(DIALECT)?;
+        let rest = rest.trim_start();
+        let rest = rest.strip_prefix('=').or_else(|| rest.strip_prefix("to "))?;
+        let name = rest.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '\'' | '"'));
+        Some(Self { backslashes: name.starts_with("spark") || name.starts_with("hive") })
+    }
+}
+
+/// The option that chooses a dialect.
+const DIALECT: &str = "windlass.dialect";
+
+/// A script in pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split<'a> {
+    /// In order.
+    pub statements: Vec<Statement<'a>>,
+    /// Whether the text behind the last `;` is blank (spaces and comments only).
+    pub is_complete: bool,
+    /// How quotes are read after the script.
+    pub quotes: Quotes,
+}
+
+/// Splits a script for a session that reads `quotes` so before it. Statements of the script may change that for those after them, and
+/// settings in a comment for the statement behind it.
 ///
 /// Quotes `'…'`, `"…"`, `` `…` `` (doubled inside), `e'…'` (with backslashes), `$tag$…$tag$`, `-- …` and nested `/* … */` hide a `;`.
-pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
+pub fn split(script: &str, mut quotes: Quotes) -> Split<'_> {
     let mut statements = Vec::new();
+    let mut current = quotes;
     // Where the statement starts, once it has a word, and where the comments in front of it do.
     let (mut start, mut comments) = (None, None);
     let mut at = 0;
@@ -24,46 +70,66 @@ pub fn split(script: &str) -> (Vec<Statement<'_>>, bool) {
         }
     };
     while let Some(c) = script[at..].chars().next() {
-        let (end, is_blank) = token(script, at, c);
+        let (end, is_blank) = token(script, at, c, current);
         match (c, is_blank) {
             (';', _) => {
+                if let Some(start) = start {
+                    quotes = quotes.after(&script[start..at]);
+                }
+                current = quotes;
                 push(start.take(), at);
                 comments = None;
             }
             (_, true) if c.is_whitespace() => {}
-            (_, true) => comments = comments.or(Some(at)),
+            (_, true) => {
+                if start.is_none() && c == '/' {
+                    current = Quotes::set_in(&script[at..end]).unwrap_or(current);
+                }
+                comments = comments.or(Some(at));
+            }
             (_, false) => start = start.or(comments).or(Some(at)),
         }
         at = end;
     }
+    if let Some(start) = start {
+        quotes = quotes.after(&script[start..]);
+    }
     push(start, script.len());
-    (statements, start.is_none())
+    Split { statements, is_complete: start.is_none(), quotes }
+}
+
+/// Where the text behind spaces and comments starts.
+fn first_word(sql: &str) -> usize {
+    let mut at = 0;
+    while let Some(c) = sql[at..].chars().next() {
+        match token(sql, at, c, Quotes::default()) {
+            (end, true) => at = end,
+            (_, false) => break,
+        }
+    }
+    at
 }
 
 /// Whether a statement returns rows, by its first word; the others change something and return a count or a message at most.
 pub fn returns_rows(sql: &str) -> bool {
     const WORDS: [&str; 12] =
         ["select", "with", "values", "show", "describe", "desc", "explain", "analyze", "msck", "table", "from", "call"];
-    let mut at = 0;
-    while let Some(c) = sql[at..].chars().next() {
-        let (end, is_blank) = token(sql, at, c);
-        if !is_blank && c != '(' {
-            break;
-        }
-        at = end;
+    let mut sql = &sql[first_word(sql)..];
+    while let Some(inside) = sql.strip_prefix('(') {
+        sql = &inside[first_word(inside)..];
     }
-    let sql = &sql[at..];
     let end = sql.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(sql.len());
     WORDS.iter().any(|word| word.eq_ignore_ascii_case(&sql[..end]))
 }
 
 /// End of the token that starts at `at` with `c`, and whether it is blank. An open quote or comment reaches to the end.
-fn token(script: &str, at: usize, c: char) -> (usize, bool) {
+pub(crate) fn token(script: &str, at: usize, c: char, quotes: Quotes) -> (usize, bool) {
     let rest = &script[at..];
     let end_after = |found: Option<usize>, length: usize| found.map_or(script.len(), |index| at + index + length);
     match c {
-        '\'' => (quoted(script, at, '\'', is_escape_string(&script[..at])), false),
-        '"' | '`' => (quoted(script, at, c, false), false),
+        '\'' => (quoted(script, at, '\'', quotes.backslashes || is_escape_string(&script[..at])), false),
+        '"' => (quoted(script, at, c, quotes.backslashes), false),
+        '`' => (quoted(script, at, c, false), false),
         '-' if rest.starts_with("--") => (end_after(rest.find('\n'), 1), true),
         '/' if rest.starts_with("/*") => (block_comment(script, at), true),
         '$' => match dollar_tag(rest) {
@@ -122,7 +188,7 @@ mod tests {
     use super::*;
 
     fn texts(script: &str) -> Vec<&str> {
-        split(script).0.into_iter().map(|statement| statement.sql).collect()
+        split(script, Quotes::default()).statements.into_iter().map(|statement| statement.sql).collect()
     }
 
     #[test]
@@ -142,10 +208,27 @@ mod tests {
     }
 
     #[test]
+    fn the_dialect_of_a_session_decides_what_a_backslash_hides() {
+        let spark = r#"select 'it\'s;', "a\";", `\`"#;
+        for set in ["SET windlass.dialect = 'spark'", "-- x\nset windlass.dialect=hive", "SET WINDLASS.DIALECT TO \"Spark\""] {
+            let script = format!("{set};{spark};select 2;reset windlass.dialect;select '\\';select 3");
+            let [first, ..] = texts(&script)[..] else { panic!("{script}") };
+            assert_eq!(texts(&script), [first, spark, "select 2", "reset windlass.dialect", "select '\\'", "select 3"], "{set}");
+            assert_eq!(Quotes::default().after(set), Quotes { backslashes: true });
+        }
+        let script = format!("/* windlass.dialect = spark */ {spark};select '\\';select 3");
+        assert_eq!(texts(&script)[1..], ["select '\\'", "select 3"]);
+        assert_eq!(split(&script, Quotes::default()).quotes, Quotes::default());
+        for other in ["set windlass.dialect = presto", "select 'set windlass.dialect = spark'", "set windlass.engine = spark"] {
+            assert_eq!(Quotes::default().after(other), Quotes::default(), "{other}");
+        }
+    }
+
+    #[test]
     fn blank_statements_vanish_and_lines_are_counted() {
         let script = "\n-- é header\n\nselect 1;\n;; /* no */ ;\n  select\n 2 ; -- done\n";
         let expected = [Statement { sql: "-- é header\n\nselect 1", line: 2 }, Statement { sql: "select\n 2", line: 6 }];
-        assert_eq!(split(script), (expected.to_vec(), true));
+        assert_eq!(split(script, Quotes::default()), Split { statements: expected.to_vec(), is_complete: true, quotes: Quotes::default() });
     }
 
     #[test]
@@ -162,9 +245,12 @@ mod tests {
     #[test]
     fn an_open_quote_keeps_the_shell_waiting() {
         for open in ["select 'a;", "select \"a;", "select 1 /* ;", "select $$;", "select 1"] {
-            assert!(!split(open).1, "{open}");
+            assert!(!split(open, Quotes::default()).is_complete, "{open}");
         }
-        assert!(split("select 1;").1);
-        assert!(split("  -- nothing").1);
+        assert!(split("select 1;", Quotes::default()).is_complete);
+        assert!(split("  -- nothing", Quotes::default()).is_complete);
+        let spark = Quotes { backslashes: true };
+        assert!(!split("select 'it\\';", spark).is_complete);
+        assert!(split("select 'it\\';", Quotes::default()).is_complete);
     }
 }

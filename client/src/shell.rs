@@ -12,17 +12,33 @@ use reedline::{
 use crate::complete::{Names, SqlCompleter};
 use crate::console::Console;
 use crate::error::{Error, Result};
-use crate::script::split;
+use crate::highlight::SqlHighlighter;
+use crate::script::{Quotes, split};
 use crate::sql::batch;
 use crate::up;
 
 const HISTORY_LINES_MAX: usize = 10_000;
 const COMPLETION_MENU: &str = "completion";
 
+/// Meta commands of other shells, and ours.
+const DOTTED: &[(&str, &str)] = &[
+    ("databases", "l"),
+    ("exit", "q"),
+    ("help", "?"),
+    ("mode", "format"),
+    ("output", "o"),
+    ("quit", "q"),
+    ("read", "i"),
+    ("schema", "s"),
+    ("tables", "d"),
+    ("timer", "timing"),
+];
+
 const HELP: &str = "\
 Statements end with ';' and may span lines. Ctrl-C cancels a running query, Ctrl-D leaves.
   \\d             tables of the current database        \\l             databases
   \\d TABLE       columns of a table                    \\x             one line per column, on and off
+  \\s TABLE       the statement that makes a table      .tables        and .mode, .read, .timer ... work, too
   \\timing        closing line, on and off              \\format NAME   table csv tsv json vertical markdown arrow parquet
   \\o FILE        rows to FILE; without FILE back here  \\i FILE        run the statements of FILE
   \\?             this help                             \\q             leave";
@@ -35,15 +51,20 @@ pub async fn run(console: &mut Console) -> Result<()> {
     console.settings.timing = true;
     println!("windlass {} at {}; \\? for help", windlass_proto::VERSION, console.connection.uri());
     loop {
+        editor = editor.with_validator(Box::new(WholeStatements(console.quotes())));
+        if console.settings.color {
+            editor = editor.with_highlighter(Box::new(SqlHighlighter(console.quotes())));
+        }
         let line = tokio::task::block_in_place(|| editor.read_line(&SqlPrompt));
         let text = match line.map_err(Error::io("read from the terminal"))? {
             Signal::Success(text) => text,
             Signal::CtrlD => return Ok(()),
             _ => continue,
         };
-        let result = match text.trim().strip_prefix('\\') {
-            Some("q" | "quit") => return Ok(()),
-            Some(command) => Box::pin(meta(console, command.trim_end_matches(';'))).await,
+        let quotes = console.quotes();
+        let result = match command(&text) {
+            Some(command) if command == "q" => return Ok(()),
+            Some(command) => Box::pin(meta(console, &command)).await,
             None => Box::pin(batch(console, std::slice::from_ref(&text))).await,
         };
         match result {
@@ -54,9 +75,24 @@ pub async fn run(console: &mut Console) -> Result<()> {
                 }
             }
             // A statement may have changed what there is to complete.
-            Ok(()) => names.refresh_after(&text, &console.connection),
+            Ok(()) => names.refresh_after(&text, quotes, &console.connection),
         }
     }
+}
+
+/// The meta command that a text is, without its backslash; those of DuckDB and SQLite begin with a dot.
+fn command(text: &str) -> Option<String> {
+    let text = text.trim().trim_end_matches(';').trim_end();
+    if let Some(command) = text.strip_prefix('\\') {
+        return Some(if command == "quit" { "q".to_owned() } else { command.to_owned() });
+    }
+    if ["exit", "quit"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
+        return Some("q".to_owned());
+    }
+    let text = text.strip_prefix('.')?;
+    let (word, argument) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let (_, own) = DOTTED.iter().find(|(dotted, _)| *dotted == word).unwrap_or(&("", "?"));
+    Some(format!("{own} {argument}").trim_end().to_owned())
 }
 
 /// One meta command, without its backslash.
@@ -66,6 +102,7 @@ async fn meta(console: &mut Console, command: &str) -> Result<()> {
     match (word, argument) {
         ("d" | "dt", None) => console.execute("SHOW TABLES").await.map(drop),
         ("d", Some(table)) => console.execute(&format!("DESCRIBE {table}")).await.map(drop),
+        ("s", Some(table)) => console.execute(&format!("SHOW CREATE TABLE {table}")).await.map(drop),
         ("l" | "dn", None) => console.execute("SHOW DATABASES").await.map(drop),
         ("x", _) => toggle("vertical rows", &mut console.settings.expanded, argument),
         ("timing", _) => toggle("closing line", &mut console.settings.timing, argument),
@@ -114,7 +151,6 @@ fn editor(names: Names) -> Result<Reedline> {
         .with_partial_completions(true)
         .with_menu(menu)
         .with_hinter(Box::new(DefaultHinter::default()))
-        .with_validator(Box::new(WholeStatements))
         .with_edit_mode(Box::new(Emacs::new(keys)))
         .use_bracketed_paste(true);
     let Some(file) = history_file() else { return Ok(editor) };
@@ -128,11 +164,11 @@ fn history_file() -> Option<PathBuf> {
 }
 
 /// Enter runs the text once its last statement is ended, or when it is a meta command.
-struct WholeStatements;
+struct WholeStatements(Quotes);
 
 impl Validator for WholeStatements {
     fn validate(&self, text: &str) -> ValidationResult {
-        if text.trim_start().starts_with('\\') || split(text).1 { ValidationResult::Complete } else { ValidationResult::Incomplete }
+        if command(text).is_some() || split(text, self.0).is_complete { ValidationResult::Complete } else { ValidationResult::Incomplete }
     }
 }
 
@@ -157,5 +193,26 @@ impl Prompt for SqlPrompt {
 
     fn render_prompt_history_search_indicator(&self, search: PromptHistorySearch) -> Cow<'_, str> {
         format!("(search '{}') ", search.term).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_of_other_shells_are_understood() {
+        for (text, expected) in [
+            ("\\d orders;", "d orders"),
+            (" \\quit ", "q"),
+            ("exit;", "q"),
+            (".tables", "d"),
+            (".mode csv", "format csv"),
+            (".schema  orders", "s  orders"),
+            (".nonsense", "?"),
+        ] {
+            assert_eq!(command(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(command("select .5"), None);
     }
 }

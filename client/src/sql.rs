@@ -102,7 +102,12 @@ fn scripts(options: &Options) -> Result<Option<Vec<String>>> {
 
 /// Runs statements in order and stops at the first that fails, after reporting it with its line.
 pub(crate) async fn batch(console: &mut Console, scripts: &[String]) -> Result<()> {
-    let statements: Vec<_> = scripts.iter().flat_map(|script| split(script).0).collect();
+    let (mut statements, mut quotes) = (Vec::new(), console.quotes());
+    for script in scripts {
+        let split = split(script, quotes);
+        statements.extend(split.statements);
+        quotes = split.quotes;
+    }
     let last = statements.len().saturating_sub(1);
     for (index, statement) in statements.into_iter().enumerate() {
         let outcome = match console.settings.format().is_binary() && index < last {
