@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use windlass_engine::Dialect;
 pub use windlass_engine::formats::Storage;
 
-use crate::commit::{Cause, Commit, Expired, Moment, Write, WriteIntent};
+use crate::commit::{BaseVersion, Cause, Commit, EndedWrite, Expired, Moment, Write, WriteIntent};
 use crate::error::Result;
 use crate::predicate::KeyPredicate;
 
@@ -52,6 +52,8 @@ pub enum TableKind {
     Managed,
     /// A stored query.
     View,
+    /// A stored query with its rows as of the last refresh. Only refreshes write them; `DROP MATERIALIZED VIEW` deletes them.
+    MaterializedView,
 }
 
 impl TableKind {
@@ -61,12 +63,18 @@ impl TableKind {
             Self::External => "EXTERNAL_TABLE",
             Self::Managed => "MANAGED_TABLE",
             Self::View => "VIRTUAL_VIEW",
+            Self::MaterializedView => "MATERIALIZED_VIEW",
         }
     }
 
     /// The kind of this name, if it is one.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::External, Self::Managed, Self::View].into_iter().find(|kind| kind.name() == name)
+        [Self::External, Self::Managed, Self::View, Self::MaterializedView].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether the files are ours: nobody else changes them, and we delete them.
+    pub fn owns_files(self) -> bool {
+        matches!(self, Self::Managed | Self::MaterializedView)
     }
 }
 
@@ -165,7 +173,7 @@ pub struct TableMeta {
     pub properties: BTreeMap<String, String>,
     /// How rows are kept in the files.
     pub storage: Storage,
-    /// Only for views.
+    /// Only for views, materialized or not.
     pub view: Option<ViewDefinition>,
     /// Grows by one with every change of the table, its partitions or its files.
     pub version: i64,
@@ -211,8 +219,39 @@ pub struct NewTable {
     pub properties: BTreeMap<String, String>,
     /// How rows are kept in the files.
     pub storage: Storage,
-    /// Only for views.
+    /// Only for views, materialized or not.
     pub view: Option<ViewDefinition>,
+}
+
+/// A materialized view and what its rows were made of.
+#[derive(Debug, Clone)]
+pub struct MaterializedView {
+    /// The view.
+    pub view: Arc<TableMeta>,
+    /// When it was last refreshed: milliseconds since 1970.
+    pub refreshed_ms: i64,
+    /// Whether the query gives the same rows as long as its tables hold the same.
+    pub repeatable: bool,
+    /// Rows it holds, if every file's is known.
+    pub rows: Option<u64>,
+    /// The tables and views that the query reads.
+    pub bases: Vec<Base>,
+}
+
+impl MaterializedView {
+    /// Whether what the query reads is what it read at the last refresh.
+    pub fn is_fresh(&self) -> bool {
+        self.bases.iter().all(|base| base.now.is_some_and(|(_, version)| version == base.read.version))
+    }
+}
+
+/// A table or view that a materialized view stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// What the last refresh read.
+    pub read: BaseVersion,
+    /// What is there now; none if it was dropped.
+    pub now: Option<(TableKind, i64)>,
 }
 
 /// One line of `SHOW TABLES`.
@@ -334,6 +373,10 @@ pub enum TableChange {
     },
     /// Replaces columns: those that were there keep their places, and take types that their statistics can be cast to.
     Columns(SchemaRef),
+    /// Replaces what is said of how rows are kept in the files.
+    Storage(Storage),
+    /// Replaces what is said about the partition keys; their names and types stay.
+    Keys(Vec<PartitionKey>),
     /// Replaces the comment.
     Comment(Option<String>),
     /// Replaces the location.
@@ -392,6 +435,34 @@ pub struct ScanContents {
     pub truncated: bool,
 }
 
+/// What a table has got since a job has read it.
+#[derive(Debug, Clone, Default)]
+pub struct NewContents {
+    /// The files that came since and are there, and the partitions that hold them.
+    pub contents: ScanContents,
+    /// The version up to which the job had read the table; none if it had not, and all there is is new.
+    pub from: Option<i64>,
+    /// The version up to which it has read with this.
+    pub to: i64,
+}
+
+/// How far a job has read a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// Lower-case database name.
+    pub database: String,
+    /// Lower-case table name.
+    pub table: String,
+    /// The job, as it calls itself.
+    pub job: String,
+    /// The version up to which it has read.
+    pub version: i64,
+    /// The table's version now.
+    pub newest: i64,
+    /// When it was moved last: milliseconds since 1970.
+    pub moved_ms: i64,
+}
+
 /// The residual of a predicate: drops partitions from a batch of those that the predicate keeps.
 pub type Residual<'a> = &'a (dyn Fn(Vec<Partition>) -> Result<Vec<Partition>> + Send + Sync);
 
@@ -429,17 +500,31 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     ///
     /// [`Replaces::Files`]: crate::Replaces::Files
     async fn commit_write(&self, table: &TableMeta, write: Write) -> Result<Arc<TableMeta>>;
-    /// Makes a table that holds what a query wrote. A second commit of the same query changes nothing and returns the table.
-    /// Errors: as those of `create_table` and `commit_write`.
-    async fn create_table_as(&self, table: NewTable, write: Write) -> Result<Arc<TableMeta>>;
+    /// Makes a table that holds what a query wrote, in the place of `replaced`. A second commit of the same query changes nothing and
+    /// returns the table. Errors: as those of `drop_table`, `create_table` and `commit_write`.
+    async fn create_table_as(&self, table: NewTable, replaced: Option<&TableMeta>, write: Write) -> Result<Arc<TableMeta>>;
     /// Gives a write up: it can no longer be committed, and its files are garbage. Nothing happens if it was committed or never begun.
     async fn abandon_write(&self, query_id: &str) -> Result<()>;
     /// Writes that were begun and neither committed nor given up, by query id.
     async fn open_writes(&self) -> Result<Vec<WriteIntent>>;
-    /// Writes that were given up and whose files may still be there, with the times when they were: milliseconds since 1970.
-    async fn abandoned_writes(&self) -> Result<Vec<(WriteIntent, i64)>>;
-    /// Forgets a write that was given up: its files are gone.
+    /// Writes that were committed or given up and may have left files that no table lists, by query id.
+    async fn ended_writes(&self) -> Result<Vec<EndedWrite>>;
+    /// Forgets a write: whatever it has left is gone.
     async fn forget_write(&self, query_id: &str) -> Result<()>;
+
+    /// Materialized views by name, at most `limit`: all, or those that stand on any of these tables.
+    async fn materialized_views(&self, over: Option<&[i64]>, limit: usize) -> Result<Vec<MaterializedView>>;
+    /// Values of the keys of partitions whose files are others in `table`, as it was or is, than in its version `since`. `None` if that
+    /// is no longer kept.
+    async fn changed_partitions(&self, table: &TableMeta, since: i64) -> Result<Option<Vec<Vec<ScalarValue>>>>;
+
+    /// What a table has got since a job has read it, at most `limit` partitions. Rows that were only written again are not new; those of
+    /// an overwrite are. Errors: `Invalid` if rows were changed since, or if that is no longer known.
+    async fn new_contents(&self, table: &TableMeta, job: &str, limit: usize) -> Result<NewContents>;
+    /// Says up to which version a job has read a table; none forgets it. Errors: `Invalid` for a version that there is not yet.
+    async fn set_bookmark(&self, table: &TableMeta, job: &str, version: Option<i64>) -> Result<()>;
+    /// How far jobs have read tables, by table and job.
+    async fn bookmarks(&self) -> Result<Vec<Bookmark>>;
 
     /// The newest changes of all tables, at most `limit`, newest first.
     async fn history(&self, limit: usize) -> Result<Vec<Commit>>;
@@ -451,8 +536,10 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     async fn expire(&self, table: Option<&TableMeta>, until_ms: i64, limit: usize, dry_run: bool) -> Result<Expired>;
     /// Takes files from the list of garbage: they are deleted.
     async fn forget_garbage(&self, urls: &[String]) -> Result<()>;
-    /// Those of `urls` that are garbage.
+    /// Those of `urls` that are garbage, or that a write has left that is not committed or that runs.
     async fn garbage_among(&self, urls: &[String]) -> Result<HashSet<String>>;
+    /// Those of `urls` that no version of any table holds, and that are not on the list of garbage.
+    async fn unlisted_among(&self, urls: &[String]) -> Result<HashSet<String>>;
 
     /// Partitions that `predicate` may keep, through one indexed query, at most `limit`. The residual of the predicate is the caller's affair.
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList>;

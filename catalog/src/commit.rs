@@ -5,11 +5,12 @@
 //! that far, they are garbage.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat};
 use datafusion::common::ScalarValue;
 
-use crate::catalog::{NewFile, NewPartition, PartitionKey};
+use crate::catalog::{NewFile, NewPartition, PartitionKey, TableMeta};
 use crate::error::Result;
 use crate::keys::{canonical, partition_name};
 use crate::predicate::KeyPredicate;
@@ -50,6 +51,17 @@ pub struct WriteIntent {
     pub table_id: Option<i64>,
 }
 
+/// A write that has ended, and may have left files that no table lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedWrite {
+    /// Who wrote where.
+    pub intent: WriteIntent,
+    /// Whether it was committed; given up otherwise.
+    pub committed: bool,
+    /// When: milliseconds since 1970.
+    pub ended_ms: i64,
+}
+
 /// A file that a query wrote, and the partition it belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WrittenFile {
@@ -82,7 +94,7 @@ pub enum Replaces {
 }
 
 /// What a query changes in a table.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Write {
     /// The query. A second commit under the same id changes nothing.
     pub query_id: String,
@@ -94,6 +106,47 @@ pub struct Write {
     pub replaces: Replaces,
     /// What comes.
     pub files: Vec<WrittenFile>,
+    /// What the rows of a materialized view were made of. Such a write is the only one since `table` was read, or a `Conflict`.
+    pub refresh: Option<Refresh>,
+    /// Jobs that have read tables on for it, and are moved with it.
+    pub advances: Vec<Advance>,
+    /// Writes to other tables that are committed with it.
+    pub beside: Vec<(Arc<TableMeta>, Write)>,
+}
+
+/// How far a job has read a table in a query that writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advance {
+    /// The table.
+    pub table_id: i64,
+    /// What it is called, with its database.
+    pub table: String,
+    /// The job.
+    pub job: String,
+    /// Where it was when the query read it; `Advanced` if it is elsewhere by then.
+    pub from: Option<i64>,
+    /// Where it is then.
+    pub to: i64,
+}
+
+/// What the rows of a materialized view are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refresh {
+    /// Whether the query gives the same rows as long as its tables hold the same.
+    pub repeatable: bool,
+    /// What it read, each table and view once.
+    pub bases: Vec<BaseVersion>,
+}
+
+/// A version of a table or view that a query read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseVersion {
+    /// The table or view.
+    pub table_id: i64,
+    /// What it was called, with its database.
+    pub name: String,
+    /// The version.
+    pub version: i64,
 }
 
 impl Write {

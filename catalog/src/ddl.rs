@@ -5,8 +5,9 @@
 //! partition predicates and no clause order but its own.
 //!
 //! Reading order: [`statement`] (what can be said, and how it is printed), `parse` (the grammar), `cursor` (tokens with positions), `storage` (formats),
-//! `vacuum` (the one procedure), `versions` (tables as they were), [`types`] (SQL types to Arrow and back).
+//! `call` (procedures), `versions` (tables as they were), [`types`] (SQL types to Arrow and back).
 
+mod call;
 mod cursor;
 mod parse;
 pub mod statement;
@@ -14,20 +15,20 @@ mod storage;
 #[cfg(test)]
 mod tests;
 pub mod types;
-mod vacuum;
 mod versions;
 
 use std::fmt;
 
 use windlass_proto::Kind;
 
+pub use call::{Call, parse_call};
 pub use parse::{key_type, parse};
 pub use statement::{
-    Age, Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
-    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, Vacuum, ViewColumn,
+    Age, Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, Crawl, CreateDatabase, CreateMaterializedView, CreateTable,
+    CreateView, DatabaseName, DdlStatement, Key, NewPartitionSpec, Noun, PartitionValue, PartitionValues, Pattern, RefreshView, RepairMode,
+    TableName, Vacuum, ViewColumn,
 };
-pub use vacuum::parse_call;
-pub use versions::{TIMESTAMP_AS_OF, VERSION_AS_OF, rewrite_versions};
+pub use versions::{BAD_RECORDS_OF, CHANGES_SINCE_JOB, TIMESTAMP_AS_OF, VERSION_AS_OF, rewrite_versions};
 
 /// How deep the parser may recurse into the query of a view; a level of parentheses takes about three steps.
 pub const QUERY_DEPTH_MAX: usize = 300;

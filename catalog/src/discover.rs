@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::{Position, Url};
 use windlass_engine::evolution::{FileColumns, Mismatch, merge, plain_type};
 use windlass_engine::footer::Footer;
-use windlass_engine::formats::{self, MAPPING, Storage};
+use windlass_engine::formats::{self, FileFormat, MAPPING, Storage};
 
 use crate::catalog::{DataFile, KEYS_MAX, KeyType, NULL_PARTITION, NewFile, Partition, PartitionKey};
 use crate::error::{Error, Result};
@@ -36,6 +36,8 @@ pub struct Discover<'a> {
     pub layout: Layout<'a>,
     /// Columns that every file must fit. Without them, the table's columns are the union of the files' columns.
     pub schema: Option<&'a SchemaRef>,
+    /// Whether columns that new files have beside `schema` are added behind it.
+    pub grows: bool,
     /// Partitions recorded before: what lies in their locations is theirs, whatever the directories are called.
     pub partitions: &'a [Partition],
     /// Files recorded before: those with the same size, time of change and tag are not read again.
@@ -60,7 +62,7 @@ pub enum Layout<'a> {
 /// What was found.
 #[derive(Debug)]
 pub struct Discovery {
-    /// The table's columns, without keys: the declared ones, or the union of the files' columns.
+    /// The table's columns, without keys: the declared ones and what they grew by, or the union of the files' columns.
     pub schema: SchemaRef,
     /// The declared or inferred keys; none for [`Layout::Partition`].
     pub keys: Vec<PartitionKey>,
@@ -125,7 +127,7 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
         .try_collect::<BTreeMap<_, _>>()
         .await?;
 
-    let mut columns = Columns::new(request.schema, &keys);
+    let mut columns = Columns::new(request.schema, request.grows, &keys);
     for (url, footer) in &footers {
         columns.add(url, footer.schema())?;
     }
@@ -166,9 +168,14 @@ async fn infer(
     let mut found = formats::infer(store, &files, request.storage, request.properties).await;
     if let Some(declared) = request.schema {
         // Files that do not agree are read as declared.
-        let mapping = found.map(|found| found.mapping).unwrap_or_default();
-        let wanted = |name: &str| name.strip_prefix(MAPPING).is_some_and(|column| declared.column_with_name(column).is_some());
-        return Ok((Arc::clone(declared), mapping.into_iter().filter(|(name, _)| wanted(name)).collect()));
+        let (schema, mapping) = match found {
+            Ok(found) if request.grows => (grown(declared, &found.schema, keys, request.storage.format), found.mapping),
+            Ok(found) => (Arc::clone(declared), found.mapping),
+            Err(_) => (Arc::clone(declared), BTreeMap::new()),
+        };
+        let wanted = |name: &str| name.strip_prefix(MAPPING).is_some_and(|column| schema.column_with_name(column).is_some());
+        let mapping = mapping.into_iter().filter(|(name, _)| wanted(name)).collect();
+        return Ok((schema, mapping));
     }
     if let Ok(found) = &mut found {
         let columns = found.schema.fields().iter().filter(|field| keys.iter().all(|key| key.name != *field.name()));
@@ -184,6 +191,16 @@ async fn infer(
         Err(DataFusionError::ObjectStore(cause)) => Err(Error::ObjectStore { url: location.to_owned(), cause: *cause }),
         Err(error) => Err(Error::Invalid(error.strip_backtrace())),
     }
+}
+
+/// The declared columns, then others that files have. Where fields have no names, they are known by what stands before them.
+fn grown(declared: &SchemaRef, found: &Schema, keys: &[PartitionKey], format: FileFormat) -> SchemaRef {
+    let by_place = matches!(format, FileFormat::Text | FileFormat::Csv);
+    let begins_alike = declared.fields().iter().zip(found.fields()).all(|(declared, found)| declared.name() == found.name());
+    let is_new =
+        |field: &&Arc<Field>| declared.column_with_name(field.name()).is_none() && keys.iter().all(|key| key.name != *field.name());
+    let new = found.fields().iter().filter(is_new).filter(|_| !by_place || begins_alike);
+    Arc::new(Schema::new(declared.fields().iter().chain(new).map(Arc::clone).collect::<Vec<_>>()))
 }
 
 /// A visible object.
@@ -226,7 +243,7 @@ async fn list(store: &dyn ObjectStore, root: &Path) -> object_store::Result<Vec<
 }
 
 /// Hive and Spark hide names that start with `.` or `_`, except that a key's name may start with `_`.
-fn is_visible(path: &Path, root: &Path) -> bool {
+pub(crate) fn is_visible(path: &Path, root: &Path) -> bool {
     let parts = path.prefix_match(root);
     parts.into_iter().flatten().all(|part| {
         let part = part.as_ref();
@@ -393,26 +410,30 @@ async fn read_footer(store: &dyn ObjectStore, object: &Listed) -> Result<Footer>
 /// The table's columns while files are added.
 struct Columns<'a> {
     fields: Vec<Field>,
-    declared: bool,
+    /// How many of them are declared, if any are.
+    declared: Option<usize>,
+    grows: bool,
     keys: &'a [PartitionKey],
 }
 
 impl<'a> Columns<'a> {
-    fn new(declared: Option<&SchemaRef>, keys: &'a [PartitionKey]) -> Self {
+    fn new(declared: Option<&SchemaRef>, grows: bool, keys: &'a [PartitionKey]) -> Self {
         let fields = declared.map(|schema| schema.fields().iter().map(|field| field.as_ref().clone()).collect()).unwrap_or_default();
-        Self { fields, declared: declared.is_some(), keys }
+        Self { fields, declared: declared.map(|schema| schema.fields().len()), grows, keys }
     }
 
     fn finish(self) -> SchemaRef {
         Arc::new(Schema::new(self.fields))
     }
 
-    /// Adds a file's columns. Those that the table does not declare, and those named like a key, are left out.
+    /// Adds a file's columns. Those that the table does not declare, unless it grows, and those named like a key, are left out.
     fn add(&mut self, url: &str, file: &Schema) -> Result<()> {
         let misfit = |mismatch: Mismatch| Error::File { url: url.to_owned(), reason: mismatch.to_string() };
         let columns = FileColumns::new(file);
-        if self.declared {
-            return self.fields.iter().try_for_each(|field| columns.find(field).map(drop).map_err(misfit));
+        let declared = self.declared.unwrap_or_default();
+        self.fields[..declared].iter().try_for_each(|field| columns.find(field).map(drop).map_err(misfit))?;
+        if self.declared.is_some() && !self.grows {
+            return Ok(());
         }
         for field in file.fields() {
             let (name, found) = (field.name().to_lowercase(), plain_type(field.data_type()));
@@ -420,9 +441,10 @@ impl<'a> Columns<'a> {
                 continue;
             }
             columns.position(&name).map_err(misfit)?;
-            match self.fields.iter_mut().find(|column| *column.name() == name) {
+            match self.fields.iter_mut().enumerate().find(|(_, column)| *column.name() == name) {
                 None => self.fields.push(Field::new(name, found, true)),
-                Some(column) => {
+                Some((place, _)) if place < declared => {}
+                Some((_, column)) => {
                     let merged = merge(column.data_type(), &found);
                     let merged = merged.ok_or_else(|| misfit(Mismatch::of_types(&name, &found, column.data_type())))?;
                     *column = column.clone().with_data_type(merged);

@@ -42,6 +42,14 @@ pub enum Error {
         /// Qualified table name.
         table: String,
     },
+    /// A job was moved by somebody else while a statement read for it.
+    #[error("job '{job}' has read table '{table}' on in another statement; run it again")]
+    Advanced {
+        /// The job.
+        job: String,
+        /// Qualified table name.
+        table: String,
+    },
     /// A write was given up before it was committed.
     #[error("the files that query '{query}' wrote cannot be committed: the write was given up; run it again")]
     Abandoned {
@@ -89,7 +97,7 @@ impl Error {
             Self::Unsupported(_) => Kind::Unsupported,
             Self::Exhausted(_) => Kind::Exhausted,
             Self::Denied(_) => Kind::Denied,
-            Self::Conflict { .. } | Self::Abandoned { .. } | Self::Store { .. } => Kind::Unavailable,
+            Self::Conflict { .. } | Self::Advanced { .. } | Self::Abandoned { .. } | Self::Store { .. } => Kind::Unavailable,
             Self::ObjectStore { cause, .. } => match cause {
                 object_store::Error::NotFound { .. } => Kind::NotFound,
                 object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Kind::Denied,

@@ -80,6 +80,7 @@ impl SchemaProvider for FilesOf {
             location: url.as_str(),
             layout: Layout::Inferred,
             schema: None,
+            grows: false,
             partitions: &[],
             known: &[],
             storage: &storage,

@@ -1,14 +1,17 @@
 //! What a name means: databases, tables, partitions, files and statistics; where they are kept; how a scan is planned from them.
 //!
 //! Reading order: [`catalog`] (the trait and its words), [`commit`] (how contents change), [`predicate`] (what a store can be asked), `store/`
-//! (SQLite), `ddl/` (the statements that change names), `discover` (what files say of themselves), `analyzed` (what ANALYZE found), `prune`
+//! (SQLite), `ddl/` (the statements that change names), `discover` (what files say of themselves), `crawl` (where tables
+//! lie), `analyzed` (what ANALYZE found), `prune`, `buckets`
 //! and `provider` (the bridge to DataFusion), `files` (files that are no table's).
 //!
 //! Admission test: *does it say what a name means?*
 
 mod analyzed;
+pub mod buckets;
 pub mod catalog;
 pub mod commit;
+pub mod crawl;
 pub mod ddl;
 pub mod discover;
 pub mod error;
@@ -22,7 +25,7 @@ pub mod scan;
 pub mod store;
 
 pub use catalog::Catalog;
-pub use commit::{Replaces, Write, WriteIntent, WrittenFile};
+pub use commit::{Advance, BaseVersion, EndedWrite, Refresh, Replaces, Write, WriteIntent, WrittenFile};
 pub use error::{Error, Result};
 pub use predicate::{Comparison, KeyPredicate};
 pub use store::SqliteCatalog;

@@ -228,7 +228,7 @@ impl SchemaProvider for HiveDatabase {
         let Some(meta) = catalog.table(&self.database, &name.to_lowercase()).await? else {
             return Ok(None);
         };
-        let Some(view) = &meta.view else {
+        let Some(view) = meta.view.as_ref().filter(|_| meta.kind == TableKind::View) else {
             return Ok(Some(Arc::new(HiveTable::new(Arc::clone(catalog), meta))));
         };
         Ok(Some(match self.plan_view(&meta, view).await {
@@ -242,7 +242,7 @@ impl SchemaProvider for HiveDatabase {
             return Ok(Some(TableType::View));
         }
         Ok(self.kind(name).map(|kind| match kind {
-            TableKind::External | TableKind::Managed => TableType::Base,
+            TableKind::External | TableKind::Managed | TableKind::MaterializedView => TableType::Base,
             TableKind::View => TableType::View,
         }))
     }

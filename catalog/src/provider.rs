@@ -13,12 +13,18 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use windlass_engine::WindlassOptions;
 use windlass_engine::evolution::scanned_type;
+use windlass_engine::formats::bad_records_schema;
+use windlass_engine::layout::Layout;
 
 use crate::analyzed::add_analyzed;
-use crate::catalog::{AnalyzedPartition, Catalog, DataFile, KeyType, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals};
-use crate::commit::Moment;
+use crate::buckets::Buckets;
+use crate::catalog::{
+    AnalyzedPartition, Catalog, DataFile, KeyType, NewContents, NewFile, Partition, PartitionKey, Residual, ScanContents, TableMeta, Totals,
+};
+use crate::commit::{Advance, Moment};
 use crate::error::Error;
 use crate::keys::format_value;
 use crate::predicate::KeyPredicate;
@@ -37,10 +43,22 @@ pub struct HiveTable {
     meta: Arc<TableMeta>,
     /// When it is read as of, if not now.
     moment: Option<Moment>,
+    /// For whom it is read, if only what is new to somebody.
+    since: Option<Arc<Since>>,
+    /// What travels with its files, if its rows are the records that cannot be read.
+    bad: Option<SchemaRef>,
     schema: SchemaRef,
     selected: Mutex<Vec<Arc<Selection>>>,
     /// Whether every scan reads what was selected first, whatever its filters.
     is_cut: bool,
+}
+
+/// What is new to a job.
+#[derive(Debug)]
+struct Since {
+    job: String,
+    /// Asked once.
+    found: OnceCell<NewContents>,
 }
 
 /// What a scan reads.
@@ -79,13 +97,70 @@ impl HiveTable {
         let columns = columns.iter().map(|field| bare(field, scanned_type(field.data_type())));
         let fields = columns.chain(keys.iter().map(|field| bare(field, field.data_type().clone())));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { catalog, meta, moment: None, schema, selected: Mutex::default(), is_cut: false }
+        Self { catalog, meta, moment: None, since: None, bad: None, schema, selected: Mutex::default(), is_cut: false }
     }
 
     /// The table as it was; its columns are those of now. That there is such a version shows when it is scanned.
     pub fn at(&self, moment: Moment) -> Self {
         let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
-        Self { catalog, meta, moment: Some(moment), schema, selected: Mutex::default(), is_cut: false }
+        Self { catalog, meta, moment: Some(moment), since: None, bad: None, schema, selected: Mutex::default(), is_cut: false }
+    }
+
+    /// The rows that the table got since a job has read it.
+    pub fn since(&self, job: &str) -> Self {
+        let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
+        let since = Some(Arc::new(Since { job: job.to_owned(), found: OnceCell::new() }));
+        Self { catalog, meta, moment: None, since, bad: None, schema, selected: Mutex::default(), is_cut: false }
+    }
+
+    /// The records of its files that cannot be read, and why; none for tables of which there are none, whose files say what they hold.
+    pub fn bad_records(&self) -> Option<Self> {
+        let columns = Schema::new(self.schema.fields()[..self.meta.schema.fields().len()].to_vec());
+        let bad = self.meta.storage.on_the_wire_if_bad(&self.meta.properties, &columns)?;
+        let mut meta = TableMeta { schema: bad_records_schema(), ..self.meta.as_ref().clone() };
+        meta.storage.layout = Layout::default();
+        Some(Self { bad: Some(bad), ..Self::new(Arc::clone(&self.catalog), Arc::new(meta)) })
+    }
+
+    /// Those of [`HiveTable::bad_records`] that are in the files which a scan with these filters reads. Errors: as those of the scan.
+    pub async fn bad_records_of(&self, state: &dyn Session, filters: &[Expr]) -> Result<Option<Self>> {
+        let Some(bad) = self.bad_records() else { return Ok(None) };
+        let Selection { files, partitions, totals, .. } = self.select(state, filters, None).await?.as_ref().clone();
+        let unread = |file: ScanFile| ScanFile::new(&bad.meta, without_statistics(file.file), file.values);
+        let files = files.into_iter().map(unread).collect();
+        let (filters, analyzed, statistics) = (Vec::new(), Arc::default(), OnceLock::new());
+        bad.remember(Selection { filters, limit: None, files, partitions, totals, analyzed, statistics });
+        Ok(Some(Self { is_cut: true, ..bad }))
+    }
+
+    /// How far the job that it is read for has read it then, if it is read for one. Errors: as those of the scan.
+    pub async fn advance(&self, state: &dyn Session) -> Result<Option<Advance>> {
+        let Some(since) = &self.since else { return Ok(None) };
+        let &NewContents { from, to, .. } = self.new_contents(state, since).await?;
+        Ok(Some(Advance { table_id: self.meta.id, table: self.name(), job: since.job.clone(), from, to }))
+    }
+
+    async fn new_contents<'a>(&self, state: &dyn Session, since: &'a Since) -> Result<&'a NewContents> {
+        let limit = WindlassOptions::of(state.config_options()).max_partitions_per_scan;
+        Ok(since.found.get_or_try_init(|| self.catalog.new_contents(&self.meta, &since.job, limit)).await?)
+    }
+
+    /// The table as it was in one of its versions, which must be kept; unlike [`HiveTable::at`], also one whose files are not ours: it then
+    /// is what the catalog knew of it.
+    pub fn pinned(&self, version: i64) -> Self {
+        let meta = TableMeta { as_of: Some(version), version, ..self.meta.as_ref().clone() };
+        let (catalog, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.schema));
+        Self { catalog, meta: Arc::new(meta), moment: None, since: None, bad: None, schema, selected: Mutex::default(), is_cut: false }
+    }
+
+    /// Whether it is a table of the catalog with all that it holds now.
+    pub fn is_current(&self) -> bool {
+        self.meta.id != 0 && self.moment.is_none() && self.since.is_none()
+    }
+
+    /// Whether it is read as of a moment that the query names.
+    pub fn is_of_the_past(&self) -> bool {
+        self.moment.is_some()
     }
 
     /// The table cut down to the files that may hold rows which satisfy all of `filters`, and those files. Its scans read them all, whatever
@@ -98,7 +173,8 @@ impl HiveTable {
         let (filters, limit, statistics) = (Vec::new(), None, OnceLock::new());
         let selection = Arc::new(Selection { filters, limit, files, partitions, totals, analyzed, statistics });
         let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
-        Ok((Self { catalog, meta, moment: self.moment, schema, selected: Mutex::new(vec![selection]), is_cut: true }, found))
+        let (moment, since, bad) = (self.moment, self.since.clone(), self.bad.clone());
+        Ok((Self { catalog, meta, moment, since, bad, schema, selected: Mutex::new(vec![selection]), is_cut: true }, found))
     }
 
     /// A table that no catalog holds, with all that is in it.
@@ -121,7 +197,8 @@ impl HiveTable {
         };
         let selected = self.selected.lock().iter().map(narrowed).collect();
         let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
-        Self { catalog, meta, moment: self.moment, schema, selected: Mutex::new(selected), is_cut: self.is_cut }
+        let (moment, since, bad) = (self.moment, self.since.clone(), self.bad.clone());
+        Self { catalog, meta, moment, since, bad, schema, selected: Mutex::new(selected), is_cut: self.is_cut }
     }
 
     /// What the catalog says of it.
@@ -198,12 +275,25 @@ impl HiveTable {
             let kept = pruning.retain(state, &self.meta.keys, partitions);
             kept.map_err(|error| Error::Invalid(format!("cannot evaluate the conditions on partition keys: {}", error.strip_backtrace())))
         };
-        let residual = (!pruning.residual.is_empty()).then_some(&residual as Residual<'_>);
+        let residual = pruning.has_more().then_some(&residual as Residual<'_>);
         let meta = match self.moment {
             Some(moment) => self.catalog.as_of(&self.meta, moment).await?,
             None => Arc::clone(&self.meta),
         };
-        let found = self.catalog.scan(&meta, &pruning.predicate, residual, limit_of_partitions).await?;
+        let found = match &self.since {
+            None => self.catalog.scan(&meta, &pruning.predicate, residual, limit_of_partitions).await?,
+            Some(since) => kept(&self.new_contents(state, since).await?.contents, &pruning.predicate, residual)?,
+        };
+        let mut found = found;
+        if self.bad.is_some() {
+            // What is known is of the good records.
+            found.analyzed = Vec::new();
+            found.files = found
+                .files
+                .into_iter()
+                .map(|DataFile { partition_id, file }| DataFile { partition_id, file: without_statistics(file) })
+                .collect();
+        }
         if found.truncated {
             return Err(self.too_many(limit_of_partitions, &found, &pruning).into());
         }
@@ -233,7 +323,12 @@ impl HiveTable {
 
     /// Those of `files` that may hold rows, as many as `limit` needs.
     fn wanted_files(&self, state: &dyn Session, pruning: &Pruning, files: Vec<ScanFile>, limit: Option<usize>) -> Vec<ScanFile> {
-        let files = scan::prune_files(state, &self.schema, &pruning.data, files);
+        let mut files = scan::prune_files(state, &self.schema, &pruning.data, files);
+        if let Some(buckets) = Buckets::of(&self.meta)
+            && let Some(wanted) = buckets.wanted(&self.schema, &pruning.data)
+        {
+            files.retain(|file| buckets.of_file(&file.file).is_none_or(|bucket| wanted.contains(&bucket.number)));
+        }
         match limit.filter(|_| pruning.data.is_empty()) {
             Some(limit) => scan::enough_files(files, limit),
             None => files,
@@ -258,7 +353,8 @@ impl HiveTable {
     /// The error names a key that the query says nothing about, with a value that it has.
     fn too_many(&self, limit: usize, found: &ScanContents, pruning: &Pruning) -> Error {
         let is_free = |(position, key): &(usize, &PartitionKey)| {
-            let in_residual = pruning.residual.iter().any(|expr| expr.column_refs().iter().any(|column| column.name == key.name));
+            let in_residual =
+                pruning.residual.iter().chain(&pruning.implied).any(|expr| expr.column_refs().iter().any(|column| column.name == key.name));
             !in_residual && !mentions(&pruning.predicate, *position)
         };
         let free = self.meta.keys.iter().enumerate().find(is_free);
@@ -272,6 +368,22 @@ impl HiveTable {
             "scan of table '{name}' needs more than {limit} of its {total} partitions; {advice}, or raise 'windlass.max_partitions_per_scan'"
         ))
     }
+}
+
+fn without_statistics(file: NewFile) -> NewFile {
+    NewFile { rows: None, statistics: None, ..file }
+}
+
+/// The part of what was found that a predicate and then its residual keep.
+fn kept(found: &ScanContents, predicate: &KeyPredicate, residual: Option<Residual<'_>>) -> Result<ScanContents, Error> {
+    let partitions: Vec<_> = found.partitions.iter().filter(|partition| predicate.evaluate(&partition.values)).cloned().collect();
+    let partitions = match residual {
+        Some(residual) => residual(partitions)?,
+        None => partitions,
+    };
+    let ids: HashSet<_> = partitions.iter().map(|partition| partition.id).collect();
+    let files = found.files.iter().filter(|file| ids.contains(&file.partition_id)).cloned().collect();
+    Ok(ScanContents { partitions, files, analyzed: Vec::new(), totals: found.totals, truncated: found.truncated })
 }
 
 /// A condition that a partition satisfies, as SQL.
@@ -326,7 +438,8 @@ impl TableProvider for HiveTable {
             (_, Some(columns)) => selection.merged(self, columns.iter().copied())?,
             (_, None) => selection.merged(self, 0..self.schema.fields().len())?,
         };
-        scan::read_files(state, &self.meta, &self.schema, &selection.files, statistics, projection, limit).await
+        let words = self.bad.clone().or_else(|| self.meta.storage.on_the_wire(&self.meta.properties));
+        scan::read_files(state, &self.meta, &self.schema, words, (&selection.files, statistics), projection, limit).await
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {

@@ -37,6 +37,9 @@ pub struct Pruning {
     pub predicate: KeyPredicate,
     /// Conditions on keys only that `predicate` does not express exactly; see [`Pruning::retain`].
     pub residual: Vec<Expr>,
+    /// What follows for keys from conditions that need columns, too, where `predicate` does not say it all. A hint: it may fail where the
+    /// condition itself is never evaluated.
+    pub implied: Vec<Expr>,
     /// Conditions that need columns of files.
     pub data: Vec<Expr>,
 }
@@ -45,30 +48,61 @@ impl Pruning {
     /// Sorts `filters`, all of which must hold.
     pub fn new(filters: &[Expr], keys: &[PartitionKey]) -> Self {
         let mut conditions = Vec::new();
-        let (mut residual, mut data) = (Vec::new(), Vec::new());
+        let (mut residual, mut implied, mut data) = (Vec::new(), Vec::new(), Vec::new());
         for filter in filters.iter().flat_map(split_conjunction) {
             let condition = truth(filter, true, keys);
             if !is_key_only(filter, keys) {
                 data.push(filter.clone());
+                implied.extend(key_part(filter, keys).filter(|part| !truth(part, true, keys).exact));
             } else if !condition.exact {
                 residual.push(filter.clone());
             }
             conditions.push(condition);
         }
-        Self { predicate: all_of(conditions).predicate, residual, data }
+        Self { predicate: all_of(conditions).predicate, residual, implied, data }
     }
 
-    /// Drops the partitions for which the residual is not true. Errors: those of evaluating it.
-    pub fn retain(&self, state: &dyn Session, keys: &[PartitionKey], partitions: Vec<Partition>) -> Result<Vec<Partition>> {
-        let Some(residual) = conjunction(self.residual.iter().cloned()).filter(|_| !partitions.is_empty()) else {
-            return Ok(partitions);
-        };
-        let batch = key_batch(keys, &partitions)?;
-        let schema = DFSchema::try_from(batch.schema())?;
-        let keeps = state.create_physical_expr(unqualified(residual)?, &schema)?.evaluate(&batch)?.into_array(batch.num_rows())?;
-        let keeps = keeps.as_boolean();
-        let kept = partitions.into_iter().enumerate().filter(|(row, _)| keeps.is_valid(*row) && keeps.value(*row));
-        Ok(kept.map(|(_, partition)| partition).collect())
+    /// Whether [`Pruning::retain`] may drop anything.
+    pub fn has_more(&self) -> bool {
+        !self.residual.is_empty() || !self.implied.is_empty()
+    }
+
+    /// Drops the partitions for which the residual, or what is implied, is not true. Errors: those of evaluating the residual.
+    pub fn retain(&self, state: &dyn Session, keys: &[PartitionKey], mut partitions: Vec<Partition>) -> Result<Vec<Partition>> {
+        if let Some(residual) = conjunction(self.residual.iter().cloned()) {
+            partitions = keep_where(state, keys, residual, partitions)?;
+        }
+        match conjunction(self.implied.iter().cloned()) {
+            Some(implied) => keep_where(state, keys, implied, partitions.clone()).or(Ok(partitions)),
+            None => Ok(partitions),
+        }
+    }
+}
+
+/// Drops the partitions for which a condition on keys is not true.
+fn keep_where(state: &dyn Session, keys: &[PartitionKey], condition: Expr, partitions: Vec<Partition>) -> Result<Vec<Partition>> {
+    if partitions.is_empty() {
+        return Ok(partitions);
+    }
+    let batch = key_batch(keys, &partitions)?;
+    let schema = DFSchema::try_from(batch.schema())?;
+    let keeps = state.create_physical_expr(unqualified(condition)?, &schema)?.evaluate(&batch)?.into_array(batch.num_rows())?;
+    let keeps = keeps.as_boolean();
+    let kept = partitions.into_iter().enumerate().filter(|(row, _)| keeps.is_valid(*row) && keeps.value(*row));
+    Ok(kept.map(|(_, partition)| partition).collect())
+}
+
+/// A condition on keys only that holds wherever `expr` does: `f(k) AND x > 0 OR g(k) AND y > 0` implies `f(k) OR g(k)`.
+fn key_part(expr: &Expr, keys: &[PartitionKey]) -> Option<Expr> {
+    match expr {
+        _ if is_key_only(expr, keys) => Some(expr.clone()),
+        Expr::BinaryExpr(binary) => match (binary.op, key_part(&binary.left, keys), key_part(&binary.right, keys)) {
+            (Operator::And, Some(left), Some(right)) => Some(left.and(right)),
+            (Operator::And, one, None) | (Operator::And, None, one) => one,
+            (Operator::Or, Some(left), Some(right)) => Some(left.or(right)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -34,11 +34,12 @@ use parking_lot::Mutex;
 use url::{Position, Url};
 
 use crate::analyzed::{add_analyzed, distinct_keys};
+use crate::buckets::Buckets;
 use windlass_engine::evolution::scanned_type;
 use windlass_engine::formats::can_be_cut;
 use windlass_engine::pinned;
 
-use crate::catalog::{DataFile, NewFile, Partition, ScanContents, TableKind, TableMeta};
+use crate::catalog::{DataFile, NewFile, Partition, ScanContents, TableMeta};
 use crate::discover::object_path;
 use crate::error::{Error, Result};
 use crate::prune::unqualified;
@@ -70,14 +71,19 @@ impl fmt::Display for ScanReport {
     }
 }
 
-/// Where scans report while a plan is made. A session that has it as an extension of its `SessionConfig` gets the reports; the table's
-/// totals cost one more query of the store, so others do without.
+/// Where scans report while a plan is made. A session that has it as an extension of its `SessionConfig` gets the reports.
 #[derive(Debug, Default)]
 pub struct ScanReports(Mutex<Vec<ScanReport>>);
 
 impl ScanReports {
     pub(crate) fn add(&self, report: ScanReport) {
         self.0.lock().push(report);
+    }
+
+    /// Files that the scans so far read, and that they leave out.
+    pub fn files(&self) -> (u64, u64) {
+        let add = |(read, pruned), report: &ScanReport| (read + report.files, pruned + report.files_total.saturating_sub(report.files));
+        self.0.lock().iter().fold((0, 0), add)
     }
 
     /// The reports so far, in the order of planning.
@@ -270,7 +276,7 @@ pub(crate) fn enough_files(mut files: Vec<ScanFile>, limit: usize) -> Vec<ScanFi
     files
 }
 
-/// The plan that reads `files`, which belong to `table` and of which `statistics` are known.
+/// The plan that reads `files`, which belong to `table` and of which `statistics` are known; `words` say how.
 ///
 /// Shape: as many partitions as the session has target partitions, fewer if there is little to read; equal bytes in each.
 /// Errors: `Unsupported` if a file lies in another object store than the table.
@@ -278,8 +284,8 @@ pub(crate) async fn read_files(
     state: &dyn Session,
     table: &TableMeta,
     schema: &SchemaRef,
-    files: &[ScanFile],
-    statistics: Statistics,
+    words: Option<SchemaRef>,
+    (files, statistics): (&[ScanFile], Statistics),
     projection: Option<&Vec<usize>>,
     limit: Option<usize>,
 ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
@@ -290,8 +296,14 @@ pub(crate) async fn read_files(
     }
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
-    let words = table.storage.on_the_wire(&table.properties);
-    let planned = |file| Ok(PartitionedFile { arrow_schema: words.clone(), ..partitioned_file(store, file)? });
+    let buckets = Buckets::of(table);
+    let planned = |file: &ScanFile| -> Result<PartitionedFile> {
+        let planned = PartitionedFile { arrow_schema: words.clone(), ..partitioned_file(store, file)? };
+        Ok(match buckets.as_ref().and_then(|buckets| buckets.of_file(&file.file)) {
+            Some(bucket) => planned.with_extension(bucket),
+            None => planned,
+        })
+    };
     let files = files.iter().map(planned).collect::<Result<Vec<_>>>()?;
 
     let columns = Arc::new(Schema::new(schema.fields()[..table.schema.fields().len()].to_vec()));
@@ -321,7 +333,7 @@ pub(crate) async fn read_files(
 /// Files of external tables may be replaced behind our back, so that theirs are good for estimates only. Rows are never counted by them.
 pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
     let merged = Statistics::try_merge_iter(files.iter().map(|file| &file.statistics), schema)?;
-    let mut merged = if table.kind == TableKind::Managed { merged } else { merged.to_inexact() };
+    let mut merged = if table.kind.owns_files() { merged } else { merged.to_inexact() };
     // Those of the files were guessed from bounds, which text does not help with.
     for (key, column) in merged.column_statistics.iter_mut().skip(table.schema.fields().len()).enumerate() {
         column.distinct_count = Precision::Inexact(distinct_keys(files.iter().map(|file| &file.values[key])));

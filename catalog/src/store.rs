@@ -6,11 +6,13 @@
 //! One process at a time: [`names_version`](Catalog::names_version) is counted in memory.
 
 mod analyzed;
+mod bookmarks;
 mod commits;
 mod contents;
 mod decoded;
 mod filter;
 mod garbage;
+mod materialized;
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
@@ -39,10 +41,11 @@ use tracing::Instrument;
 use self::contents::{Changes, Target};
 use self::decoded::DecodedStatistics;
 use crate::catalog::{
-    AnalyzedPartition, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, KEYS_MAX, KeyType, NewPartition, NewTable,
-    Partition, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals, ViewDefinition,
+    AnalyzedPartition, Bookmark, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, KEYS_MAX, KeyType, MaterializedView,
+    NewContents, NewPartition, NewTable, Partition, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary,
+    Totals, ViewDefinition,
 };
-use crate::commit::{Cause, Commit, Expired, Moment, Write, WriteIntent};
+use crate::commit::{Cause, Commit, EndedWrite, Expired, Moment, Write, WriteIntent};
 use crate::error::{Error, Result};
 use crate::keys::decode_decimal;
 use crate::predicate::KeyPredicate;
@@ -235,19 +238,8 @@ impl Catalog for SqliteCatalog {
     }
 
     async fn drop_table(&self, table: &TableMeta) -> Result<()> {
-        let action = "drop a table";
         let table = table.clone();
-        self.write(action, Names::Change, move |connection| {
-            Box::pin(async move {
-                garbage::list_tables(connection, &table.database, Some(table.id), Utc::now().timestamp_millis()).await?;
-                let dropped = sqlx::query("DELETE FROM tables WHERE id = ?1").bind(table.id).execute(connection).await;
-                match dropped.map_err(failed(action))?.rows_affected() {
-                    0 => Err(Error::NotFound { what: noun(table.kind), name: qualified(&table) }),
-                    _ => Ok(()),
-                }
-            })
-        })
-        .await
+        self.write("drop a table", Names::Change, move |connection| Box::pin(async move { drop_table(connection, &table).await })).await
     }
 
     async fn begin_write(&self, intent: WriteIntent) -> Result<()> {
@@ -262,8 +254,10 @@ impl Catalog for SqliteCatalog {
         .await
     }
 
-    async fn create_table_as(&self, table: NewTable, write: Write) -> Result<Arc<TableMeta>> {
-        self.write("create a table", Names::Change, move |connection| Box::pin(commits::commit_new(connection, table, write))).await
+    async fn create_table_as(&self, table: NewTable, replaced: Option<&TableMeta>, write: Write) -> Result<Arc<TableMeta>> {
+        let replaced = replaced.cloned();
+        self.write("create a table", Names::Change, move |connection| Box::pin(commits::commit_new(connection, table, replaced, write)))
+            .await
     }
 
     async fn abandon_write(&self, query_id: &str) -> Result<()> {
@@ -271,7 +265,8 @@ impl Catalog for SqliteCatalog {
         let query_id = query_id.to_owned();
         self.write(action, Names::Stay, move |connection| {
             Box::pin(async move {
-                let update = sqlx::query("UPDATE writes SET abandoned_ms = ?2 WHERE query_id = ?1 AND abandoned_ms IS NULL");
+                let update =
+                    sqlx::query("UPDATE writes SET abandoned_ms = ?2 WHERE query_id = ?1 AND coalesce(committed_ms, abandoned_ms) IS NULL");
                 let update = update.bind(query_id).bind(Utc::now().timestamp_millis());
                 update.execute(connection).await.map_err(failed(action))?;
                 Ok(())
@@ -282,12 +277,12 @@ impl Catalog for SqliteCatalog {
 
     async fn open_writes(&self) -> Result<Vec<WriteIntent>> {
         let mut connection = self.readers.acquire().await.map_err(failed("list writes"))?;
-        Ok(commits::intents(&mut connection, false).await?.into_iter().map(|(intent, _)| intent).collect())
+        commits::open(&mut connection).await
     }
 
-    async fn abandoned_writes(&self) -> Result<Vec<(WriteIntent, i64)>> {
+    async fn ended_writes(&self) -> Result<Vec<EndedWrite>> {
         let mut connection = self.readers.acquire().await.map_err(failed("list writes"))?;
-        commits::intents(&mut connection, true).await
+        commits::ended(&mut connection).await
     }
 
     async fn forget_write(&self, query_id: &str) -> Result<()> {
@@ -295,12 +290,40 @@ impl Catalog for SqliteCatalog {
         let query_id = query_id.to_owned();
         self.write(action, Names::Stay, move |connection| {
             Box::pin(async move {
-                let delete = sqlx::query("DELETE FROM writes WHERE query_id = ?1 AND abandoned_ms IS NOT NULL").bind(query_id);
+                let delete = sqlx::query("DELETE FROM writes WHERE query_id = ?1").bind(query_id);
                 delete.execute(connection).await.map_err(failed(action))?;
                 Ok(())
             })
         })
         .await
+    }
+
+    async fn materialized_views(&self, over: Option<&[i64]>, limit: usize) -> Result<Vec<MaterializedView>> {
+        let mut snapshot = self.readers.begin().await.map_err(failed("list materialized views"))?;
+        materialized::list(&mut snapshot, over, limit).await
+    }
+
+    async fn changed_partitions(&self, table: &TableMeta, since: i64) -> Result<Option<Vec<Vec<ScalarValue>>>> {
+        let mut snapshot = self.readers.begin().await.map_err(failed("compare versions"))?;
+        materialized::changed_partitions(&mut snapshot, table, since).await
+    }
+
+    async fn new_contents(&self, table: &TableMeta, job: &str, limit: usize) -> Result<NewContents> {
+        let mut snapshot = self.readers.begin().await.map_err(failed("read what is new"))?;
+        bookmarks::new_contents(&mut snapshot, &self.decoded, table, job, limit).await
+    }
+
+    async fn set_bookmark(&self, table: &TableMeta, job: &str, version: Option<i64>) -> Result<()> {
+        let (table, job) = (table.clone(), job.to_owned());
+        self.write("move a bookmark", Names::Stay, move |connection| {
+            Box::pin(async move { bookmarks::set(connection, &table, &job, version).await })
+        })
+        .await
+    }
+
+    async fn bookmarks(&self) -> Result<Vec<Bookmark>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("list bookmarks"))?;
+        bookmarks::list(&mut connection).await
     }
 
     async fn history(&self, limit: usize) -> Result<Vec<Commit>> {
@@ -337,6 +360,11 @@ impl Catalog for SqliteCatalog {
     async fn garbage_among(&self, urls: &[String]) -> Result<HashSet<String>> {
         let mut connection = self.readers.acquire().await.map_err(failed("read the list of garbage"))?;
         garbage::among(&mut connection, urls).await
+    }
+
+    async fn unlisted_among(&self, urls: &[String]) -> Result<HashSet<String>> {
+        let mut connection = self.readers.acquire().await.map_err(failed("look up files"))?;
+        garbage::unlisted(&mut connection, urls).await
     }
 
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList> {
@@ -433,7 +461,11 @@ fn qualified(table: &TableMeta) -> String {
 
 /// What a view or a table is called in a message.
 fn noun(kind: TableKind) -> &'static str {
-    if kind == TableKind::View { "view" } else { "table" }
+    match kind {
+        TableKind::View => "view",
+        TableKind::MaterializedView => "materialized view",
+        TableKind::External | TableKind::Managed => "table",
+    }
 }
 
 /// SQLite's integers are signed. What we count stays far below 2^63.
@@ -482,13 +514,24 @@ async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut co
 
     if let Some(view) = &table.view {
         put_view(connection, id, view).await?;
-    } else if table.keys.is_empty() && contents.add_partitions.is_empty() {
+    }
+    if table.kind != TableKind::View && table.keys.is_empty() && contents.add_partitions.is_empty() {
         contents.add_partitions.push(NewPartition { values: vec![], location: table.location.clone(), files: vec![] });
     }
-    let target = Target { table_id: id, keys: &table.keys, version: 1, committed_ms, owns_files: table.kind == TableKind::Managed };
+    let target = Target { table_id: id, keys: &table.keys, version: 1, committed_ms, owns_files: table.kind.owns_files() };
     let changes = contents::apply(connection, &target, contents).await?;
     commits::record(connection, id, 1, committed_ms, cause, changes).await?;
     reload_table(connection, id).await
+}
+
+/// Forgets a table. Files that are ours are garbage.
+async fn drop_table(connection: &mut SqliteConnection, table: &TableMeta) -> Result<()> {
+    garbage::list_tables(connection, &table.database, Some(table.id), Utc::now().timestamp_millis()).await?;
+    let dropped = sqlx::query("DELETE FROM tables WHERE id = ?1").bind(table.id).execute(connection).await;
+    match dropped.map_err(failed("drop a table"))?.rows_affected() {
+        0 => Err(Error::NotFound { what: noun(table.kind), name: qualified(table) }),
+        _ => Ok(()),
+    }
 }
 
 async fn change_table(connection: &mut SqliteConnection, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>> {
@@ -511,6 +554,14 @@ async fn change_table(connection: &mut SqliteConnection, table: &TableMeta, caus
             update.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
         }
         TableChange::Columns(schema) => put_schema(connection, table.id, &schema).await?,
+        TableChange::Storage(storage) => {
+            let update = sqlx::query("UPDATE tables SET storage_json = ?2 WHERE id = ?1").bind(table.id).bind(to_json(&storage)?);
+            update.execute(&mut *connection).await.map_err(failed(action))?;
+        }
+        TableChange::Keys(keys) => {
+            let update = sqlx::query("UPDATE tables SET keys_json = ?2 WHERE id = ?1").bind(table.id).bind(to_json(&keys)?);
+            update.execute(&mut *connection).await.map_err(failed(action))?;
+        }
         TableChange::Comment(comment) => {
             let update = sqlx::query("UPDATE tables SET comment = ?2 WHERE id = ?1").bind(table.id).bind(&comment);
             update.execute(&mut *connection).await.map_err(failed(action))?;
@@ -539,7 +590,7 @@ async fn change_table(connection: &mut SqliteConnection, table: &TableMeta, caus
             put_view(connection, table.id, &view).await?;
         }
         TableChange::Contents(contents) => {
-            let owns_files = table.kind == TableKind::Managed;
+            let owns_files = table.kind.owns_files();
             let target = Target { table_id: table.id, keys: &table.keys, version, committed_ms, owns_files };
             changes = contents::apply(connection, &target, contents).await?;
         }

@@ -5,14 +5,18 @@
 //! table's words beside each file, and whoever runs the plan reads the file as they say (`source`).
 //!
 //! Reading order: this file (words and what they mean), `records` (bytes cut into records), `delimited`, `json`, `avro` (records made
-//! columns), `source` (a scan of such files), `infer` (columns of files of which nothing else is known).
+//! columns), `bad` (records that cannot be read), `source` (a scan of such files), `infer` (columns of files of which nothing else is known),
+//! `sniff` (their format), `writer` (rows made such files).
 
 mod avro;
+mod bad;
 mod delimited;
 mod infer;
 mod json;
 mod records;
+mod sniff;
 mod source;
+mod writer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -25,13 +29,21 @@ use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSourc
 use datafusion::datasource::table_schema::TableSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::bad::bad_records_schema;
 pub use self::infer::{Inferred, infer};
+pub use self::sniff::{Sniffed, format_of_name, sniff};
 pub(crate) use self::source::FormattedFiles;
+pub(crate) use self::writer::{RowWriter, compressed_extension};
+use crate::layout::Layout;
 
 /// Property of a table: header lines of each text file.
 pub const HEADER_LINES: &str = "skip.header.line.count";
-/// Property of a table: what becomes of records that cannot be read, `fail` or `null`.
+/// Property of a table: what becomes of records that cannot be read, `fail`, `null` or `dead_letter`.
 pub const BAD_RECORDS: &str = "windlass.bad_records";
+/// Property of a table: where statements that write put the records that they could not read.
+pub const BAD_RECORDS_TABLE: &str = "windlass.bad_records_table";
+/// Word beside a file of which only records are wanted that cannot be read.
+const ONLY_BAD_RECORDS: &str = "windlass.only_bad_records";
 /// Properties of a table that change how its files are read.
 const READER_PROPERTIES: [&str; 2] = [HEADER_LINES, BAD_RECORDS];
 /// Prefix of the serde properties that name a column's field in files, after OpenX's JSON serde.
@@ -118,12 +130,15 @@ pub struct Storage {
     /// The reader's properties.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub serde: BTreeMap<String, String>,
+    /// Where rows lie among and in the files.
+    #[serde(default, skip_serializing_if = "Layout::is_none")]
+    pub layout: Layout,
 }
 
 impl Storage {
     /// Of a format as it usually is.
     pub fn of(format: FileFormat) -> Self {
-        Self { format, serde: BTreeMap::new() }
+        Self { format, ..Self::default() }
     }
 
     /// Whether rows are read from it as by DataFusion's Parquet source.
@@ -151,10 +166,41 @@ impl Storage {
         (!self.is_parquet()).then(|| Arc::new(Schema::empty().with_metadata(self.words(properties))))
     }
 
+    /// What travels with a file of which only records are wanted that cannot be read: also the columns that they are no rows of. `None` for
+    /// formats without such records.
+    pub fn on_the_wire_if_bad(&self, properties: &BTreeMap<String, String>, columns: &Schema) -> Option<SchemaRef> {
+        let mut words = self.words(properties);
+        words.insert(ONLY_BAD_RECORDS.to_owned(), "true".to_owned());
+        let has_records = !matches!(self.format, FileFormat::Parquet | FileFormat::Avro);
+        has_records.then(|| Arc::new(Schema::new(columns.fields().clone()).with_metadata(words)))
+    }
+
+    /// Whether records that cannot be read are left out.
+    pub fn drops_bad_records(&self, properties: &BTreeMap<String, String>) -> bool {
+        match Reading::of_words(&self.words(properties)) {
+            Ok(Reading::Delimited(Delimited { bad_records, .. }) | Reading::Json { bad_records, .. }) => bad_records == BadRecords::Drop,
+            Ok(Reading::Avro { .. }) | Err(_) => false,
+        }
+    }
+
     fn words(&self, properties: &BTreeMap<String, String>) -> HashMap<String, String> {
         let properties = properties.iter().filter(|(name, _)| READER_PROPERTIES.contains(&name.as_str()));
         let all = self.serde.iter().chain(properties).map(|(name, value)| (name.clone(), value.clone()));
         all.chain([(FORMAT.to_owned(), self.format.name().to_owned())]).collect()
+    }
+
+    /// What a writer of such files has to know.
+    pub fn to_write(&self, properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        if self.is_parquet() { BTreeMap::new() } else { self.words(properties).into_iter().collect() }
+    }
+
+    /// Says what it must say for rows of so many columns to be read as they were written: CSV has no NULL of its own.
+    pub fn make_writable(&mut self, columns: usize) {
+        if self.format == FileFormat::Csv {
+            // An empty line is no row.
+            let null = if columns == 1 { "\\N" } else { "" };
+            self.serde.entry("serialization.null.format".to_owned()).or_insert_with(|| null.to_owned());
+        }
     }
 
     /// The source that stands for a scan in plans; none for Parquet.
@@ -175,6 +221,10 @@ pub fn can_be_cut(file: &PartitionedFile) -> bool {
     let is_plain = || !records::is_compressed(file.path().as_ref());
     match source::reading(file) {
         Ok(None) => true,
+        // Lines are counted from the beginning.
+        Ok(Some(
+            Reading::Delimited(Delimited { bad_records: BadRecords::Only, .. }) | Reading::Json { bad_records: BadRecords::Only, .. },
+        )) => false,
         Ok(Some(Reading::Delimited(text))) => text.header_lines <= 1 && !text.multiline && is_plain(),
         Ok(Some(Reading::Json { .. })) => is_plain(),
         Ok(Some(Reading::Avro { .. })) | Err(_) => false,
@@ -198,6 +248,10 @@ enum BadRecords {
     Fail,
     /// What cannot be read is NULL: a value, or all of a record.
     Null,
+    /// A record of which any column cannot be read is no row.
+    Drop,
+    /// Such records are the rows.
+    Only,
 }
 
 /// The words of a table, understood.
@@ -229,10 +283,12 @@ impl Reading {
         let word = |name: &str| words.get(name).map(String::as_str);
         let byte = |name: &str| word(name).map(|text| one_byte(name, text)).transpose();
         let bad_records = match word(BAD_RECORDS) {
+            _ if word(ONLY_BAD_RECORDS).is_some() => BadRecords::Only,
             None => BadRecords::Fail,
             Some(word) if word.eq_ignore_ascii_case("fail") => BadRecords::Fail,
             Some(word) if word.eq_ignore_ascii_case("null") => BadRecords::Null,
-            Some(word) => return Err(FormatError(format!("property '{BAD_RECORDS}' is fail or null, not '{word}'"))),
+            Some(word) if word.eq_ignore_ascii_case("dead_letter") => BadRecords::Drop,
+            Some(word) => return Err(FormatError(format!("property '{BAD_RECORDS}' is fail, null or dead_letter, not '{word}'"))),
         };
         let fields = || {
             let pairs = words.iter().filter_map(|(name, field)| Some((name.strip_prefix(MAPPING)?.to_lowercase(), field.clone())));

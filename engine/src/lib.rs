@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`locations`] (which files a process may touch), [`stores`] (how it reaches them), [`formats`] (how rows are kept in them), [`session`] (defaults of a query and what users may set), [`dialect`] (whose SQL is spoken), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`footer`] (what a Parquet file says of itself), [`hive_path`] (how partitions are spelled), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`evolution`] (files that differ from their table), [`named_files`] (errors that name the file), [`footer`] (what a Parquet file says of itself), [`hive_path`] (how partitions are spelled), [`layout`] (buckets and order), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
@@ -16,6 +16,7 @@ pub mod footer;
 pub mod formats;
 pub mod functions;
 pub mod hive_path;
+pub mod layout;
 pub mod locations;
 pub mod memory;
 pub mod named_files;
@@ -35,7 +36,7 @@ pub use locations::{LocationError, Locations};
 pub use runtime::{RuntimeOptions, build_runtime};
 pub use session::{EngineChoice, JoinOrder, WindlassOptions};
 /// Which tasks run where; executors know the wire through this crate.
-pub use windlass_proto::roll_call;
+pub use windlass_proto::{pulse, roll_call};
 
 /// Largest gRPC message between scheduler and executors, both ways. Plans list all files and shuffle locations: TPC-H q10 at scale 10
 /// exceeds Ballista's 16 MiB.

@@ -20,14 +20,14 @@ use windlass_engine::session::SETTABLE;
 use windlass_engine::telemetry::SPAN_PLAN;
 use windlass_proto::QueryId;
 
-use crate::ddl::{self, Analyzing, DdlExecutor, ViewPlanner};
+use crate::ddl::{self, DdlExecutor, ViewPlanner};
 use crate::engines::{Cluster, Engine};
 use crate::error::Result;
 use crate::explain::{engine_row, explain, note_rows, with_reports};
 use crate::garbage::{self, Collector, GarbageOptions};
 use crate::guard::GuardLimits;
 use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, settings_schema};
-use crate::query::rows::{Analyzed, plan_schema};
+use crate::query::rows::{Summary, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::schema::to_client;
 use crate::session::{Session, SessionLimits, Sessions};
@@ -88,7 +88,8 @@ impl Coordinator {
     pub fn new(parts: Parts, limits: CoordinatorLimits) -> Arc<Self> {
         let queries = Queries::new(limits.queries);
         let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster), Arc::clone(&parts.catalog));
-        let collector = Collector::new(Arc::clone(&parts.catalog), Arc::clone(&parts.runtime), Arc::clone(&queries), limits.garbage);
+        let (catalog, runtime) = (Arc::clone(&parts.catalog), Arc::clone(&parts.runtime));
+        let collector = Collector::new(catalog, runtime, parts.ddl.places(), Arc::clone(&queries), limits.garbage);
         let engines = Engines { local: parts.local, pipelined: parts.pipelined, staged: parts.staged, cluster: Arc::clone(&parts.cluster) };
         let ddl = Arc::new(parts.ddl);
         let (catalog, names) = (Arc::clone(&parts.catalog), Arc::clone(&ddl));
@@ -245,12 +246,12 @@ impl Coordinator {
         let mut planned = self.planner.plan(session, statement, parameters.cloned(), resolved).instrument(info_span!(SPAN_PLAN)).await?;
         let (schema, present): (_, Present) = match statement.action() {
             Action::Query(_) => (Arc::clone(&planned.schema), Box::new(|run| run)),
-            Action::Write(_) => (write::result_schema(), Box::new(|run| run)),
+            Action::Write(statement) => (statement.schema().unwrap_or_else(write::result_schema), Box::new(|run| run)),
             _ => {
                 let (engine, notes, reports) =
                     (engine_row(&planned), note_rows(&planned).collect::<Vec<_>>(), Arc::new(ScanReports::default()));
                 planned.context = with_reports(&planned.context, &reports);
-                (plan_schema(), Box::new(move |run| Arc::new(Analyzed::new(run, engine.clone(), notes.clone(), Arc::clone(&reports)))))
+                (plan_schema(), Box::new(move |run| Arc::new(Summary::analyzed(run, engine.clone(), notes.clone(), Arc::clone(&reports)))))
             }
         };
         self.launch(session, statement, planned, schema, present).await
@@ -266,7 +267,13 @@ impl Coordinator {
         };
         let planned = plan.instrument(info_span!(SPAN_PLAN)).await?;
         let analysis = Arc::new(analysis);
-        let present: Present = Box::new(move |run| Arc::new(Analyzing::new(run, Arc::clone(&analysis))));
+        let present: Present = Box::new(move |run| {
+            let analysis = Arc::clone(&analysis);
+            Arc::new(Summary::new(run, move |run| {
+                let analysis = Arc::clone(&analysis);
+                async move { analysis.keep(run.as_ref()).await }
+            }))
+        });
         self.launch(session, statement, planned, statement.schema(), present).await.map(Some)
     }
 

@@ -1,10 +1,13 @@
 //! Runs the statements that show or change names against the catalog. Their grammar is in [`windlass_catalog::ddl`].
 //!
 //! Reading order: this file (entry and names), `show` (what is only read), `change` (what is made, altered and dropped), `repair` (the
-//! difference between a directory and the catalog), `analyze` (statistics of values, which take a query).
+//! difference between a directory and the catalog), `crawl` (tables of which nothing is known), `bookmarks` (what is new to a job), `materialized` (views that keep rows), `analyze` (statistics of values, which take a query).
 
 mod analyze;
+mod bookmarks;
 mod change;
+mod crawl;
+mod materialized;
 mod new_table;
 mod repair;
 mod show;
@@ -29,7 +32,7 @@ use windlass_catalog::{Catalog, Error as CatalogError};
 use windlass_engine::{LocationError, Locations};
 use windlass_proto::Kind;
 
-pub use self::analyze::{Analysis, Analyzing};
+pub use self::analyze::Analysis;
 use crate::error::{Error, Result};
 
 /// What a statement left for the client.
@@ -87,6 +90,11 @@ impl DdlExecutor {
         Self { catalog, locations, runtime, warehouse, virtual_tables: virtual_tables.into_iter().chain(information_schema).collect() }
     }
 
+    /// Where tables may lie, and where they do unless somebody says otherwise.
+    pub fn places(&self) -> (Locations, Url) {
+        (self.locations.clone(), self.warehouse.clone())
+    }
+
     /// A table or view that must exist. Errors: `NotFound`.
     pub async fn table(&self, name: &TableName, current_database: &str) -> Result<Arc<TableMeta>> {
         own_catalog(name.catalog.as_deref())?;
@@ -118,13 +126,14 @@ impl DdlExecutor {
 
 /// Columns of the rows that a statement returns, all text; `None` if it returns no rows.
 ///
-/// Statements that return rows can be run twice without harm: all but `MSCK REPAIR TABLE` and `ANALYZE` only read, and those find nothing
-/// to do, or the same again, the second time.
+/// Statements that return rows can be run twice without harm: most only read, and `MSCK REPAIR TABLE`, `ANALYZE` and the procedures that
+/// change something find nothing to do, or the same again, the second time.
 pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
     let names: &[&str] = match statement {
         DdlStatement::ShowCatalogs { .. } => &["catalog_name"],
         DdlStatement::ShowDatabases { .. } => &["database_name"],
         DdlStatement::ShowTables { .. } => &["database_name", "table_name", "table_type"],
+        DdlStatement::ShowMaterializedViews { .. } => &["database_name", "view_name", "state", "refreshed", "rows"],
         DdlStatement::ShowColumns(_) | DdlStatement::Describe { .. } | DdlStatement::DescribePartition { .. } => {
             &["column_name", "data_type", "extra", "comment"]
         }
@@ -136,12 +145,17 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
         DdlStatement::ShowCreate(_) => &["create_statement"],
         DdlStatement::DescribeDatabase(_) => &["property", "value"],
         DdlStatement::Repair { .. } => &["partitions_added", "partitions_removed", "files_added", "files_removed"],
+        DdlStatement::Crawl(_) => &["table_name", "location", "format", "action", "partitions", "files", "columns", "detail"],
+        DdlStatement::NewFiles { .. } => &["partition_name", "path", "rows", "bytes", "version"],
+        DdlStatement::Advance { .. } => &["version"],
         DdlStatement::Analyze(_) => &["partitions_analyzed", "columns_analyzed", "rows", "partitions_changed"],
         DdlStatement::Use(_)
         | DdlStatement::CreateDatabase(_)
         | DdlStatement::DropDatabase { .. }
         | DdlStatement::CreateTable(_)
         | DdlStatement::CreateView(_)
+        | DdlStatement::CreateMaterializedView(_)
+        | DdlStatement::Refresh(_)
         | DdlStatement::Drop { .. }
         | DdlStatement::Truncate { .. }
         | DdlStatement::Alter { .. } => return None,
@@ -202,14 +216,17 @@ impl Names<'_> {
             DdlStatement::DropDatabase { database, if_exists, cascade } => self.drop_database(database, *if_exists, *cascade).await,
             DdlStatement::CreateTable(create) => self.create_table(create).await,
             DdlStatement::CreateView(create) => self.create_view(create).await,
-            DdlStatement::Drop { table, if_exists, view } => self.drop_table(table, *if_exists, *view).await,
-            DdlStatement::Alter { table, view, alteration } => self.alter(table, *view, alteration).await,
+            DdlStatement::Drop { table, if_exists, noun } => self.drop_table(table, *if_exists, *noun).await,
+            DdlStatement::Alter { table, noun, alteration } => self.alter(table, *noun, alteration).await,
             DdlStatement::Truncate { table, conditions } => self.truncate(table, conditions).await,
             DdlStatement::Repair { table, mode } => {
                 let row = self.repair(table, *mode).await?;
                 rows(statement, vec![row.map(Some).into()])
             }
             DdlStatement::Analyze(analyze) => rows(statement, vec![self.analyze_size(analyze).await?]),
+            DdlStatement::Crawl(crawl) => rows(statement, self.crawl(crawl).await?),
+            DdlStatement::NewFiles { table, job } => rows(statement, self.new_files(table, job).await?),
+            DdlStatement::Advance { table, job, version } => rows(statement, vec![self.advance(table, job, *version).await?]),
             shown => {
                 let shown_rows = self.show(shown).await?;
                 rows(statement, shown_rows)

@@ -9,12 +9,13 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use windlass_proto::{Progress, QueryId};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 pub mod buffer;
 pub mod local;
 pub mod pipelined;
 mod rows;
+mod scanned;
 pub mod staged;
 
 /// A query as an engine receives it.
@@ -56,6 +57,13 @@ pub trait Run: Send + Sync {
     async fn full(&self) {
         std::future::pending().await
     }
+    /// Waits until there is something to read, if only the end. Errors: the run's.
+    async fn readable(&self) -> Result<()> {
+        tokio::select! {
+            outcome = self.finished() => outcome,
+            () = self.full() => Ok(()),
+        }
+    }
     /// The rows from the first, waiting for [`Run::finished`] where the engine cannot stream. Each call starts again.
     async fn rows(&self) -> Result<SendableRecordBatchStream>;
     /// Rows that a statement has changed, once it has; `None` for queries.
@@ -64,10 +72,34 @@ pub trait Run: Send + Sync {
     }
     /// Rows, bytes and time per stage and operator after the end, as text; `None` where the engine keeps none.
     async fn analysis(&self) -> Result<Option<String>>;
+    /// Waits, for a moment, until [`Run::progress`] has what executors measured; returns at once where it has, or never will.
+    async fn measured(&self) {}
     /// Stops all tasks. Idempotent.
     async fn cancel(&self);
     /// Frees results. Idempotent; `rows` fails afterwards.
     async fn close(&self);
+}
+
+/// Attempts of a query that ended before another run took it over.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    /// How many there were.
+    pub attempts: u32,
+    /// Why the last of them came to nothing.
+    pub reason: String,
+}
+
+impl Earlier {
+    /// Those of a run that `error` has ended.
+    pub fn of(progress: &Progress, error: &Error) -> Self {
+        Self { attempts: progress.attempts, reason: error.to_string() }
+    }
+
+    /// What the run that took over tells, as one story.
+    pub fn before(&self, next: Progress) -> Progress {
+        let rerun_reason = if next.rerun_reason.is_empty() { self.reason.clone() } else { next.rerun_reason };
+        Progress { attempts: self.attempts + next.attempts, rerun_reason, ..next }
+    }
 }
 
 /// One executor as `system.runtime.executors` shows it.

@@ -213,6 +213,30 @@ const PREFIXES: [&str; 18] = [
     "This feature is not implemented: ",
 ];
 
+/// What DataFusion says with values of its program: how it starts, what is said instead, and what to do.
+const IN_OUR_WORDS: [(&str, &str, &str); 3] = [
+    (
+        "substring without for/from is not valid",
+        "substring needs a position",
+        "write substring(text, from) or substring(text FROM from FOR length)",
+    ),
+    (
+        "Physical plan does not support logical expression WindowFunction",
+        "a window function cannot stand here",
+        "compute it in a subquery and filter that, or use QUALIFY",
+    ),
+    (
+        "Physical plan does not support logical expression AggregateFunction",
+        "an aggregate function cannot stand here",
+        "use HAVING, or compute it in a subquery",
+    ),
+];
+
+/// The text without what DataFusion and Arrow put in front of a cause within it.
+fn without_inner_prefixes(text: &str) -> String {
+    PREFIXES.iter().fold(text.to_owned(), |text, prefix| text.replace(&format!(": {prefix}"), ": "))
+}
+
 /// An error in our manner of speaking: one line, the innermost cause, advice as a hint.
 pub fn worded(kind: Kind, text: &str) -> Error {
     let text = text.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
@@ -230,6 +254,19 @@ pub fn worded(kind: Kind, text: &str) -> Error {
         (None, Some((text, _))) => (text, "cast the arguments to types that it takes".to_owned()),
         (None, None) => (text, String::new()),
     };
+    let text = &without_inner_prefixes(text);
+    if let Some((pattern, fault)) = text.strip_prefix("regex parse error:").and_then(|text| text.split_once("error: ")) {
+        let pattern = pattern.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        return Error::invalid(format!("'{pattern}' is not a regular expression: {}", fault.trim()));
+    }
+    if let Some((_, column)) = text.split_once("While expanding wildcard, column ")
+        && let Some((column, _)) = column.split_once(" must appear in the GROUP BY clause")
+    {
+        return Error::new(kind, format!("column {} must appear in GROUP BY or in an aggregate function", column.replace('"', "'")));
+    }
+    if let Some((_, message, hint)) = IN_OUR_WORDS.iter().find(|(start, ..)| text.starts_with(start)) {
+        return Error::invalid(*message).with_hint(*hint);
+    }
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.trim_end_matches(['.', ',', ':']);
     let message = decapitalized(line);
@@ -285,6 +322,37 @@ mod tests {
                 "function 'sum' requires Int64, but received String",
             ),
             (DataFusionError::Execution("Arrow error: Parser error: SUM(x)\n  is wrong.".to_owned()), Kind::Invalid, "SUM(x) is wrong", ""),
+            (
+                DataFusionError::External("regex parse error:
+    a(
+     ^
+error: unclosed group".into()),
+                Kind::Invalid,
+                "'a(' is not a regular expression: unclosed group",
+                "",
+            ),
+            (
+                DataFusionError::Plan("Cannot get result type: Invalid argument error: Invalid operation: Int * Float".to_owned()),
+                Kind::Invalid,
+                "cannot get result type: Invalid operation: Int * Float",
+                "",
+            ),
+            (
+                DataFusionError::Plan(
+                    "Column in SELECT must be in GROUP BY or an aggregate function: While expanding wildcard, column \"t.a\" must appear in the \
+                     GROUP BY clause or must be part of an aggregate function, currently only \"count(Int64(1))\" appears"
+                        .to_owned(),
+                ),
+                Kind::Invalid,
+                "column 't.a' must appear in GROUP BY or in an aggregate function",
+                "",
+            ),
+            (
+                DataFusionError::NotImplemented("Physical plan does not support logical expression WindowFunction(WindowFunction {".to_owned()),
+                Kind::Invalid,
+                "a window function cannot stand here",
+                "compute it in a subquery and filter that, or use QUALIFY",
+            ),
             (DataFusionError::External(Box::new(Error::unsupported("no").with_hint("yes"))), Kind::Unsupported, "no", "yes"),
         ] {
             let error = Error::from(error);

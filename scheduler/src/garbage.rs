@@ -3,7 +3,8 @@
 //! The catalog says which files those are ([`Catalog::expire`]) and forgets the versions that hold them first, in one transaction; a crash
 //! after it leaves files that are still listed as garbage. Nothing is deleted because of where it lies.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use url::{Position, Url};
 use windlass_catalog::catalog::TableMeta;
-use windlass_catalog::commit::WriteIntent;
+use windlass_catalog::commit::{EndedWrite, WriteIntent};
 use windlass_catalog::ddl::Age;
-use windlass_catalog::discover::object_path;
+use windlass_catalog::discover::{object_path, object_url};
 use windlass_catalog::{Catalog, Error as CatalogError};
+use windlass_engine::Locations;
 
 use crate::error::{Error, Result};
 use crate::query::Queries;
@@ -82,15 +84,23 @@ pub(crate) fn collected_rows(collected: &Collected) -> Result<RecordBatch> {
 pub struct Collector {
     catalog: Arc<dyn Catalog>,
     runtime: Arc<RuntimeEnv>,
+    locations: Locations,
+    warehouse: Url,
     queries: Arc<Queries>,
     options: GarbageOptions,
     collecting: Mutex<()>,
 }
 
 impl Collector {
-    /// Files are deleted through the object stores of `runtime`, which lead only where tables may lie.
-    pub fn new(catalog: Arc<dyn Catalog>, runtime: Arc<RuntimeEnv>, queries: Arc<Queries>, options: GarbageOptions) -> Self {
-        Self { catalog, runtime, queries, options, collecting: Mutex::default() }
+    /// Files are deleted through the object stores of `runtime`, which lead only where tables may lie: to `locations`.
+    pub fn new(
+        catalog: Arc<dyn Catalog>,
+        runtime: Arc<RuntimeEnv>,
+        (locations, warehouse): (Locations, Url),
+        queries: Arc<Queries>,
+        options: GarbageOptions,
+    ) -> Self {
+        Self { catalog, runtime, locations, warehouse, queries, options, collecting: Mutex::default() }
     }
 
     /// Gives up all writes that were begun: those of a scheduler that runs no more. To be called before the first query.
@@ -164,53 +174,69 @@ impl Collector {
         // In this order, because a query runs before it begins to write.
         let open = self.catalog.open_writes().await?;
         let running: HashSet<_> = self.queries.running().into_iter().map(|(id, _)| id).collect();
-        let dead = open.into_iter().filter(|write| concerns(write) && !running.iter().any(|id| id.as_str() == write.query_id));
+        let dead = open.into_iter().filter(|write| concerns(write) && !running.iter().any(|id| write.query_id.starts_with(id.as_str())));
         let dead: Vec<_> = dead.collect();
-        let mut abandoned = self.catalog.abandoned_writes().await?;
-        abandoned.retain(|(write, _)| concerns(write));
+        let mut ended = self.catalog.ended_writes().await?;
+        ended.retain(|write| concerns(&write.intent));
         if dry_run {
-            return Ok((dead.len() + abandoned.len()) as u64);
+            return Ok((dead.len() + ended.iter().filter(|write| !write.committed).count()) as u64);
         }
         let now = Utc::now().timestamp_millis();
-        for write in dead {
-            self.catalog.abandon_write(&write.query_id).await?;
-            abandoned.push((write, now));
+        for intent in dead {
+            self.catalog.abandon_write(&intent.query_id).await?;
+            ended.push(EndedWrite { intent, committed: false, ended_ms: now });
         }
-        let mut by_location = BTreeMap::<String, Vec<(String, i64)>>::new();
-        for (write, abandoned_ms) in abandoned {
-            by_location.entry(write.location).or_default().push((write.query_id, abandoned_ms));
+        let mut by_location = BTreeMap::<String, Vec<EndedWrite>>::new();
+        for write in ended {
+            by_location.entry(write.intent.location.clone()).or_default().push(write);
         }
         let mut settled = 0;
         for (location, writes) in by_location {
-            if let Err(error) = self.delete_written(&location, &writes).await {
-                warn!(location, %error, "files of a write that was given up could not be deleted");
+            let ids = writes.iter().map(|write| write.intent.query_id.clone()).collect();
+            if let Err(error) = self.delete_left(&location, ids).await {
+                warn!(location, %error, "files that writes have left could not be deleted");
                 continue;
             }
-            for (query_id, abandoned_ms) in writes {
-                if u128::from(now.abs_diff(abandoned_ms)) >= LAST_FILE_MAX.as_millis() {
-                    self.catalog.forget_write(&query_id).await?;
-                    settled += 1;
+            for EndedWrite { intent, committed, ended_ms } in writes {
+                if u128::from(now.abs_diff(ended_ms)) >= LAST_FILE_MAX.as_millis() {
+                    self.catalog.forget_write(&intent.query_id).await?;
+                    settled += u64::from(!committed);
                 }
             }
         }
         Ok(settled)
     }
 
-    /// Deletes files under a location whose names hold the id of one of these queries.
-    async fn delete_written(&self, location: &str, writes: &[(String, i64)]) -> Result<()> {
+    /// Deletes what queries have left under a location: files and uploads whose names hold the id of one of them, and which are no table's.
+    async fn delete_left(&self, location: &str, query_ids: Vec<String>) -> Result<()> {
         let cause = |cause| Error::from(CatalogError::ObjectStore { url: location.to_owned(), cause });
-        let store = self.store(location)?;
-        let is_theirs = |path: &Path| path.filename().is_some_and(|name| writes.iter().any(|(query_id, _)| name.contains(query_id)));
-        let files = store.list(Some(&object_path(location)?)).map_ok(|file| file.location);
-        let files: Vec<Path> = files.try_filter(|path| std::future::ready(is_theirs(path))).try_collect().await.map_err(cause)?;
-        let found = files.len();
-        match delete_all(&store, files).await.len() {
-            deleted if deleted == found => Ok(()),
-            deleted => Err(Error::internal(format!("{} of {found} files are left", found - deleted))),
+        let base = Url::parse(location).map_err(|error| Error::internal(format!("'{location}' is no URL: {error}")))?;
+        let is_theirs = move |name: &str| query_ids.iter().any(|query_id| name.contains(query_id));
+        let files = self.store(location)?.list(Some(&object_path(location)?));
+        let files = files.try_filter(|file| std::future::ready(file.location.filename().is_some_and(&is_theirs)));
+        let urls: Vec<String> = files.map_ok(|file| object_url(&base, &file.location)).try_collect().await.map_err(cause)?;
+        // What a committed write has put into a table lies there, too.
+        let left: Vec<String> = self.catalog.unlisted_among(&urls).await?.into_iter().collect();
+        let deleted = self.delete(&left).await?.len();
+        if deleted < left.len() {
+            return Err(Error::internal(format!("{} of {} files are left", left.len() - deleted, left.len())));
         }
+        // A store may not allow it, and have a rule of its own for them.
+        if let Err(error) = self.locations.abort_uploads(&base, &is_theirs).await {
+            warn!(location, %error, "uploads that were cut off cannot be aborted");
+        }
+        self.blocking(move |locations, warehouse| locations.remove_uploads(&base, warehouse, is_theirs)).await
     }
 
-    /// Deletes files; returns those that are gone.
+    /// Does something to directories on a thread that may wait.
+    async fn blocking(&self, work: impl FnOnce(&Locations, &Url) -> io::Result<()> + Send + 'static) -> Result<()> {
+        let (locations, warehouse) = (self.locations.clone(), self.warehouse.clone());
+        let done = tokio::task::spawn_blocking(move || work(&locations, &warehouse)).await;
+        let done = done.map_err(|panic| Error::internal(format!("cleaning directories failed: {panic}")))?;
+        done.map_err(|error| Error::internal(format!("directories cannot be cleaned: {error}")))
+    }
+
+    /// Deletes files, and directories that become empty; returns the files that are gone.
     async fn delete(&self, urls: &[String]) -> Result<Vec<String>> {
         let mut by_store = BTreeMap::<String, Vec<(Path, &String)>>::new();
         for url in urls {
@@ -228,6 +254,13 @@ impl Collector {
             };
             let deleted = delete_all(&store, files.iter().map(|(path, _)| path.clone()).collect()).await;
             gone.extend(files.into_iter().filter(|(path, _)| deleted.contains(path)).map(|(_, url)| url.clone()));
+        }
+        let directories: BTreeSet<Url> = gone.iter().filter_map(|url| Url::parse(url).ok()?.join(".").ok()).collect();
+        let emptied = move |locations: &Locations, warehouse: &Url| {
+            directories.iter().try_for_each(|directory| locations.remove_empty(directory, warehouse))
+        };
+        if let Err(error) = self.blocking(emptied).await {
+            warn!(%error, "empty directories stay");
         }
         Ok(gone)
     }

@@ -25,21 +25,24 @@ use windlass_catalog::Catalog;
 use windlass_catalog::catalog::ViewDefinition;
 use windlass_catalog::files::FILES;
 use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews, ViewPlanner};
+use windlass_catalog::scan::ScanReports;
 use windlass_engine::WindlassOptions;
 use windlass_engine::functions::with_dialect;
 use windlass_engine::session::state_builder;
 use windlass_proto::{Kind, QueryId};
 
+use self::buckets::BucketedExchangesRule;
 pub use self::choice::Engines;
 use self::estimates::with_estimates;
 use self::files::name_files;
 use self::generators::with_generators;
 use self::join_order::{order_joins, with_join_order};
 use self::key_answers::answer_from_keys;
+use self::materialized::AnyViews;
 use self::prelude::Prelude;
 use self::spelling::respell;
 use self::threads::Threads;
-use self::time_travel::with_time_travel;
+use self::time_travel::{advances, with_time_travel};
 use crate::ddl::DdlExecutor;
 use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
@@ -49,15 +52,17 @@ use crate::query::rows::plan_schema;
 use crate::schema::{client_schema, client_type};
 use crate::session::Session;
 use crate::statement::{Action, Parsed, Statement, parse};
-use crate::write::{Committing, Ingest, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
+use crate::write::{Committing, Ingest, With, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
 
+pub mod buckets;
 mod choice;
 pub mod estimates;
 mod files;
 mod generators;
 pub mod join_order;
 mod key_answers;
+mod materialized;
 mod prelude;
 mod spelling;
 mod threads;
@@ -125,6 +130,7 @@ pub struct Planner {
     catalog: Arc<dyn Catalog>,
     ddl: Arc<DdlExecutor>,
     names: NamesCache,
+    any_views: AnyViews,
     system: Arc<dyn CatalogProvider>,
     runtime: Arc<RuntimeEnv>,
 }
@@ -144,7 +150,7 @@ impl Planner {
         let threads = Threads::new(&limits);
         let local = Arc::clone(&engines.local);
         let engines = engines.on(&threads);
-        Self { threads, engines, local, limits, guard, catalog, ddl, names, system, runtime }
+        Self { threads, engines, local, limits, guard, catalog, ddl, names, system, runtime, any_views: AnyViews::default() }
     }
 
     /// Reads and describes a statement; a query comes with its names resolved. Errors: everything that is wrong with it but the values of
@@ -167,7 +173,8 @@ impl Planner {
                     Action::Show(_) => Some(settings_schema()),
                     Action::Vacuum(_) => Some(collected_schema()),
                     // What it returns is the number of rows, which is not what clients call a result.
-                    Action::Write(_) | Action::Set { .. } | Action::Reset(_) => None,
+                    Action::Write(write) => write.schema(),
+                    Action::Set { .. } | Action::Reset(_) => None,
                 };
                 Ok((Statement::new(sql, action, schema, parameter_types).with_settings(settings), resolved))
             }))
@@ -217,6 +224,14 @@ impl Planner {
                 if let Some(other) = schemas.iter().find(|other| **other != schema) {
                     return Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}")));
                 }
+                let mut views = Vec::new();
+                if matches!(action, Action::Query(_)) {
+                    for plan in &mut plans {
+                        let (used, read) = planner.use_views(state.config(), plan.clone()).await?;
+                        *plan = used;
+                        views = read;
+                    }
+                }
                 let mut prelude = Prelude::new(&context, &state, &planner.local);
                 let (mut optimized, mut notes) = (Vec::with_capacity(plans.len()), Vec::new());
                 for plan in &plans {
@@ -224,7 +239,7 @@ impl Planner {
                     let plan = answer_from_keys(&state, plan).await.map_err(located)?;
                     optimized.push(order_joins(&state, plan).await.map_err(located)?);
                     if optimized.len() == 1 {
-                        notes = prelude.take_notes();
+                        notes = views.drain(..).chain(prelude.take_notes()).collect();
                     }
                 }
                 let (plans, spent) = (optimized, prelude.elapsed());
@@ -235,7 +250,9 @@ impl Planner {
                 }
                 let (mut engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
                 if let Some(plan) = write {
-                    engine = planner.writing(engine, Some(Arc::clone(&planner.engines.staged)), plan, &session);
+                    let writes = Writes { context: &context, catalog: &planner.catalog, ddl: &planner.ddl, planner: &planner };
+                    let with = With { advances: advances(&state, &resolved).await?, beside: writes.dead_letters(&state, &plans[0]).await? };
+                    engine = planner.writing(engine, Some(Arc::clone(&planner.engines.staged)), plan, with, &session);
                 }
                 Ok(Planned { context, plans, resolved, schema, engine, reason, notes, spent })
             }))
@@ -248,13 +265,13 @@ impl Planner {
         self.threads
             .run(Box::pin(async move {
                 let context = planner.context(session.temporary_views(), session.config()).await?;
-                let writes = Writes { context: &context, catalog: &planner.catalog, ddl: &planner.ddl };
+                let writes = Writes { context: &context, catalog: &planner.catalog, ddl: &planner.ddl, planner: &planner };
                 let (resolved, plan) = Box::pin(writes.ingest(ingest)).await?;
                 let state = context.state();
                 let plans = vec![state.optimize(&resolved)?];
                 let schema = row_schema(&state, resolved.clone())?;
                 let (engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
-                let engine = planner.writing(engine, None, plan, &session);
+                let engine = planner.writing(engine, None, plan, With::default(), &session);
                 let (notes, spent) = (Vec::new(), Duration::ZERO);
                 Ok(Planned { context: Arc::new(context), plans, resolved, schema, engine, reason, notes, spent })
             }))
@@ -262,12 +279,19 @@ impl Planner {
     }
 
     /// The engine whose runs end with the commit of a write.
-    fn writing(&self, engine: Arc<dyn Engine>, second: Option<Arc<dyn Engine>>, plan: WritePlan, session: &Session) -> Arc<dyn Engine> {
+    fn writing(
+        &self,
+        engine: Arc<dyn Engine>,
+        second: Option<Arc<dyn Engine>>,
+        plan: WritePlan,
+        with: With,
+        session: &Session,
+    ) -> Arc<dyn Engine> {
         let (catalog, runtime, user) = (Arc::clone(&self.catalog), Arc::clone(&self.runtime), session.user().to_owned());
         Arc::new(WritingEngine {
             engine,
             second,
-            commit: Arc::new(Committing { plan, catalog, runtime, cluster: Arc::clone(&self.engines.cluster), user }),
+            commit: Arc::new(Committing { plan, with, catalog, runtime, cluster: Arc::clone(&self.engines.cluster), user }),
         })
     }
 
@@ -287,12 +311,24 @@ impl Planner {
             .await
     }
 
+    /// The query of a view whose rows are kept: what it means is the same in every session.
+    pub(crate) async fn definition(&self, config: &SessionConfig, view: &ViewDefinition) -> Result<LogicalPlan> {
+        let context = self.context(Arc::default(), as_written(config.clone(), view)).await?;
+        resolve(&context, view_query(view, &self.guard)?.as_ref()).await
+    }
+
+    /// The columns of [`Planner::definition`].
+    pub(crate) async fn definition_schema(&self, config: &SessionConfig, view: &ViewDefinition) -> Result<SchemaRef> {
+        let context = self.context(Arc::default(), as_written(config.clone(), view)).await?;
+        row_schema(&context.state(), resolve(&context, view_query(view, &self.guard)?.as_ref()).await?)
+    }
+
     /// Looks up all names of a query or a write.
     async fn resolve(&self, context: &SessionContext, action: &Action) -> Result<(LogicalPlan, Option<WritePlan>)> {
         match action {
             Action::Query(query) => Ok((resolve(context, query).await?, None)),
             Action::Write(write) => {
-                let writes = Writes { context, catalog: &self.catalog, ddl: &self.ddl };
+                let writes = Writes { context, catalog: &self.catalog, ddl: &self.ddl, planner: self };
                 let (plan, write) = Box::pin(writes.resolve(write)).await?;
                 Ok((plan, Some(write)))
             }
@@ -328,6 +364,7 @@ impl Planner {
             false => catalogs,
         };
         let catalogs = catalogs.with_temporary(temporary, &config.options().catalog.default_schema);
+        let config = config.with_extension(Arc::<ScanReports>::default());
         Ok(context(config, &self.runtime, Arc::new(catalogs)))
     }
 }
@@ -335,7 +372,7 @@ impl Planner {
 fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
     let dialect = WindlassOptions::of(config.options()).dialect;
     let builder = with_estimates(with_join_order(state_builder(config, Arc::clone(runtime))));
-    let builder = builder.with_query_planner(Arc::new(WritePlanner));
+    let builder = builder.with_query_planner(Arc::new(WritePlanner)).with_physical_optimizer_rule(Arc::new(BucketedExchangesRule));
     let builder = with_time_travel(with_generators(with_dialect(builder, dialect), dialect));
     SessionContext::new_with_state(builder.with_catalog_list(catalogs).build())
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
+use windlass_catalog::scan::ScanReports;
 use windlass_engine::telemetry::SPAN_QUERY;
 use windlass_proto::{Kind, Progress, QueryId, QueryState};
 
@@ -79,6 +80,8 @@ struct Status {
     released: bool,
     /// What the runs said when they were released.
     counted: Progress,
+    /// Files that scans read, and files that they leave out.
+    files: (u64, u64),
     affected_rows: Option<i64>,
 }
 
@@ -153,6 +156,7 @@ impl Query {
             ended: None,
             released: false,
             counted: Progress::default(),
+            files: (0, 0),
             affected_rows: None,
         };
         Self {
@@ -205,6 +209,7 @@ impl Query {
     fn snapshot(&self) -> Progress {
         let status = self.status.borrow().clone();
         let mut sum = if status.released { status.counted.clone() } else { counted(&status.runs) };
+        (sum.files_read, sum.files_pruned) = status.files;
         sum.query_id = self.id.to_string();
         sum.set_state(status.state);
         sum.elapsed_ms = self.elapsed(&status).as_millis() as u64;
@@ -366,9 +371,18 @@ impl Query {
                 status.released = true;
             }
         });
-        for run in runs {
+        for run in &runs {
             run.close().await;
         }
+        if runs.is_empty() {
+            return;
+        }
+        // What executors measured comes a moment after the last row, and this may have been called sooner.
+        let status = self.status.clone();
+        tokio::spawn(async move {
+            join_all(runs.iter().map(|run| run.measured())).await;
+            status.send_modify(|status| status.counted = counted(&runs));
+        });
     }
 
     /// Whether a run has changed rows, which then are visible, and how many all have.
@@ -486,6 +500,11 @@ fn counted(runs: &[Arc<dyn Run>]) -> Progress {
         sum.tasks_running += part.tasks_running;
         sum.rows_read += part.rows_read;
         sum.bytes_read += part.bytes_read;
+        sum.row_groups_pruned += part.row_groups_pruned;
+        sum.attempts += part.attempts;
+        if !part.rerun_reason.is_empty() {
+            sum.rerun_reason = part.rerun_reason;
+        }
         if !part.engine.is_empty() {
             sum.engine = part.engine;
         }
@@ -777,9 +796,13 @@ async fn drive(query: Arc<Query>, _session: Arc<Session>, admission: Arc<Admissi
 /// Runs the plans one after another: results come in the order of the parameters, and a query takes one place.
 async fn run_plans(query: &Query, engine: Arc<dyn Engine>, plans: Vec<PlannedQuery>, present: Present) -> Result<()> {
     for plan in plans {
+        let reports = plan.context.copied_config().get_extension::<ScanReports>().unwrap_or_default();
+        drop(reports.take());
         let run = present(engine.start(plan).await?);
+        let (read, pruned) = reports.files();
         query.status.send_modify(|status| {
             status.state = QueryState::Running;
+            status.files = (status.files.0 + read, status.files.1 + pruned);
             status.runs.push(Arc::clone(&run));
         });
         run.finished().await?;

@@ -7,8 +7,9 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
-use windlass_catalog::ddl::{self, DdlStatement, ParseError, Vacuum, rewrite_versions};
+use windlass_catalog::ddl::{self, Call, DdlStatement, ParseError, Vacuum, rewrite_versions};
 use windlass_engine::Dialect;
+use windlass_engine::session::meaning;
 
 use crate::error::{Error, Result};
 use crate::guard::{self, GuardLimits};
@@ -156,10 +157,24 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
     let placed = |error: ParseError| Error::new(error.kind, error.message).at(error.line, error.column);
     let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_)));
     if first.is_some_and(|token| matches!(token.token, Token::Word(Word { keyword: Keyword::CALL, .. })))
-        && let Some(vacuum) = ddl::parse_call(sql, dialect).map_err(placed)?
+        && let Some(call) = ddl::parse_call(sql, dialect).map_err(placed)?
     {
         only_for_queries(&settings)?;
-        return Ok(Parsed { action: Action::Vacuum(vacuum), placeholders: 0, settings });
+        let action = match call {
+            Call::Vacuum(vacuum) => Action::Vacuum(vacuum),
+            Call::Names(statement) => Action::Names(statement),
+        };
+        return Ok(Parsed { action, placeholders: 0, settings });
+    }
+    if let Some((mode, format, create)) = explained_create(sql, dialect, &tokens) {
+        let Parsed { action, placeholders, settings: of_query } = parse(&create, dialect, limits)?;
+        let Action::Write(_) = &action else {
+            return Err(Error::unsupported(ONLY_PLANNED).with_hint(EXPLAIN_HINT));
+        };
+        check_format(mode, format.as_ref())?;
+        settings.extend(of_query);
+        settings.extend(format.map(|format| (EXPLAIN_FORMAT.to_owned(), format)));
+        return Ok(Parsed { action: Action::Explain { query: Box::new(action), mode }, placeholders, settings });
     }
     if let Some(statement) = ddl::parse(sql, dialect).map_err(placed)? {
         if let DdlStatement::CreateTable(create) = &statement
@@ -170,6 +185,17 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
             };
             settings.push((DIALECT.to_owned(), dialect.to_string()));
             let write = WriteStatement::Create { table: Box::new(create.clone()), query };
+            return Ok(Parsed { action: Action::Write(Box::new(write)), placeholders: 0, settings });
+        }
+        let write = match &statement {
+            DdlStatement::CreateMaterializedView(create) => Some(WriteStatement::CreateMaterializedView(Box::new(create.clone()))),
+            DdlStatement::Refresh(refresh) => Some(WriteStatement::Refresh(refresh.clone())),
+            _ => None,
+        };
+        if let Some(write) = write {
+            // Its rows are the same whoever computes them.
+            settings.retain(|(name, _)| name != DIALECT);
+            settings.extend(meaning());
             return Ok(Parsed { action: Action::Write(Box::new(write)), placeholders: 0, settings });
         }
         only_for_queries(&settings)?;
@@ -305,26 +331,13 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         }
         Keyword::EXPLAIN | Keyword::DESCRIBE | Keyword::DESC => {
             parser.next_token();
-            let (mut mode, mut format) = (ExplainMode::Plan, None);
-            loop {
-                match () {
-                    () if parser.parse_keyword(Keyword::ANALYZE) => mode = ExplainMode::Analyze,
-                    () if parser.parse_keyword(Keyword::VERBOSE) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
-                    () if format.is_none() && parser.parse_keyword(Keyword::FORMAT) => format = Some(explain_format(&mut parser)?),
-                    () => break,
-                }
-            }
+            let (mode, format) = explain_options(&mut parser)?;
             let query = match action(parser)? {
                 Ok((query @ (Action::Query(_) | Action::Write(_)), None)) => Box::new(query),
-                Ok(_) => return refused("only queries and statements that write can be explained", "explain the query in it"),
+                Ok(_) => return refused(ONLY_PLANNED, EXPLAIN_HINT),
                 Err(error) => return Ok(Err(error)),
             };
-            Ok(match (mode, &format) {
-                (ExplainMode::Analyze, Some(_)) => {
-                    Err(Error::unsupported("EXPLAIN ANALYZE has one format only").with_hint("leave FORMAT out"))
-                }
-                _ => Ok((Action::Explain { query, mode }, format)),
-            })
+            Ok(check_format(mode, format.as_ref()).map(|()| (Action::Explain { query, mode }, format)))
         }
         Keyword::SET => {
             parser.next_token();
@@ -337,6 +350,7 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         }
         Keyword::RESET => {
             parser.next_token();
+            let _ = parser.parse_keyword(Keyword::SESSION);
             Ok(plain(Action::Reset(all_or_name(parser)?)))
         }
         Keyword::SHOW => {
@@ -351,6 +365,86 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         }
         _ => query(parser).map(plain),
     }
+}
+
+/// Tokens of the options of an EXPLAIN, at most.
+const EXPLAIN_OPTIONS_MAX: usize = 10;
+const ONLY_PLANNED: &str = "only queries and statements that write can be explained";
+const EXPLAIN_HINT: &str = "explain the query in it";
+
+/// What stands between EXPLAIN and what it explains.
+fn explain_options(parser: &mut Parser<'_>) -> Result<(ExplainMode, Option<String>), ParserError> {
+    let (mut mode, mut format) = (ExplainMode::Plan, None);
+    loop {
+        match () {
+            () if parser.parse_keyword(Keyword::ANALYZE) => mode = ExplainMode::Analyze,
+            () if parser.parse_keyword(Keyword::VERBOSE) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
+            () if format.is_none() && parser.parse_keyword(Keyword::FORMAT) => format = Some(explain_format(parser)?),
+            () if format.is_none() && has_presto_options(parser) => format = presto_options(parser)?,
+            () => return Ok((mode, format)),
+        }
+    }
+}
+
+/// Whether `(TYPE ...)` or `(FORMAT ...)` comes next, and not a query in parentheses.
+fn has_presto_options(parser: &Parser<'_>) -> bool {
+    let is_option = |word: &Word| ["type", "format"].iter().any(|option| word.value.eq_ignore_ascii_case(option));
+    parser.peek_token().token == Token::LParen && matches!(parser.peek_nth_token(1).token, Token::Word(word) if is_option(&word))
+}
+
+/// Reads what Presto and Trino write between EXPLAIN and a query. There is one type: it shows what all of theirs do.
+fn presto_options(parser: &mut Parser<'_>) -> Result<Option<String>, ParserError> {
+    let mut format = None;
+    parser.expect_token(&Token::LParen)?;
+    loop {
+        if parser.parse_keyword(Keyword::FORMAT) {
+            format = Some(explain_format(parser)?).filter(|format| format != "text");
+        } else {
+            let (option, kind) = (parser.parse_identifier()?, parser.parse_identifier()?);
+            let known = ["logical", "distributed", "validate", "io"].iter().any(|known| kind.value.eq_ignore_ascii_case(known));
+            if !option.value.eq_ignore_ascii_case("type") || !known {
+                return Err(ParserError::ParserError(format!("EXPLAIN has no '{option} {kind}' here: Expected: TYPE or FORMAT")));
+            }
+        }
+        if !parser.consume_token(&Token::Comma) {
+            parser.expect_token(&Token::RParen)?;
+            return Ok(format);
+        }
+    }
+}
+
+fn check_format(mode: ExplainMode, format: Option<&String>) -> Result<()> {
+    match (mode, format) {
+        (ExplainMode::Analyze, Some(_)) => Err(Error::unsupported("EXPLAIN ANALYZE has one format only").with_hint("leave FORMAT out")),
+        _ => Ok(()),
+    }
+}
+
+/// The options of an EXPLAIN of a `CREATE ...`, which is the catalog's to read, and the text without what is before `CREATE`. What is left
+/// stands where it stood.
+fn explained_create(sql: &str, dialect: Dialect, tokens: &[TokenWithSpan]) -> Option<(ExplainMode, Option<String>, String)> {
+    let words: Vec<_> = tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))).collect();
+    let keyword = |token: &TokenWithSpan| if let Token::Word(word) = &token.token { word.keyword } else { Keyword::NoKeyword };
+    let [explain, rest @ ..] = words.as_slice() else { return None };
+    let create = rest.iter().take(EXPLAIN_OPTIONS_MAX).position(|token| keyword(token) == Keyword::CREATE)?;
+    if keyword(explain) != Keyword::EXPLAIN {
+        return None;
+    }
+    let options = rest[..create].iter().map(|token| (*token).clone()).collect();
+    let mut parser = Parser::new(dialect.grammar()).with_tokens_with_locations(options);
+    let (mode, format) = explain_options(&mut parser).ok()?;
+    end(parser).ok()?;
+    let at = rest[create].span.start;
+    let (mut line, mut column) = (1, 0);
+    let blank = |c: char| {
+        column += 1;
+        let is_before = (line, column) < (at.line, at.column);
+        if c == '\n' {
+            (line, column) = (line + 1, 0);
+        }
+        if is_before && c != '\n' { ' ' } else { c }
+    };
+    Some((mode, format, sql.chars().map(blank).collect()))
 }
 
 /// Reads a query to the end of the text.
@@ -389,10 +483,9 @@ fn explain_format(parser: &mut Parser<'_>) -> Result<String, ParserError> {
 }
 
 fn all_or_name(mut parser: Parser<'_>) -> Result<Option<String>, ParserError> {
-    let name = match parser.parse_keyword(Keyword::ALL) {
-        true => None,
-        false => Some(setting_name(&mut parser)?),
-    };
+    // `SHOW SESSION` is Trino's.
+    let all = parser.parse_one_of_keywords(&[Keyword::ALL, Keyword::SESSION]).is_some();
+    let name = if all { None } else { Some(setting_name(&mut parser)?) };
     end(parser)?;
     Ok(name)
 }
@@ -485,6 +578,15 @@ mod tests {
         assert_eq!(explained("EXPLAIN SELECT 1"), ExplainMode::Plan);
         assert_eq!(explained("EXPLAIN VERBOSE SELECT 1"), ExplainMode::Verbose);
         assert_eq!(explained("explain analyze verbose SELECT 1"), ExplainMode::Analyze);
+        assert_eq!(explained("EXPLAIN (TYPE DISTRIBUTED, FORMAT JSON) SELECT 1"), ExplainMode::Plan);
+        assert_eq!(explained("EXPLAIN ANALYZE (format text) SELECT 1"), ExplainMode::Analyze);
+        assert_eq!(explained("EXPLAIN (SELECT 1)"), ExplainMode::Plan);
+        assert_eq!(explained("EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1 AS a"), ExplainMode::Analyze);
+        assert_eq!(explained("EXPLAIN SELECT create FROM t"), ExplainMode::Plan);
+        assert!(read("EXPLAIN CREATE TABLE t (a INT)").is_err() && read("EXPLAIN FAST CREATE TABLE t AS SELECT 1 AS a").is_err());
+        assert!(read("EXPLAIN (TYPE FAST) SELECT 1").is_err() && read("EXPLAIN (TYPE IO SELECT 1").is_err());
+        assert!(matches!(read("SHOW SESSION").unwrap().action, Action::Show(None)));
+        assert!(matches!(read("RESET SESSION a.b").unwrap().action, Action::Reset(Some(name)) if name == "a.b"));
         assert!(matches!(read("SHOW TABLES").unwrap().action, Action::Names(_)));
         assert!(matches!(read("SHOW ALL").unwrap().action, Action::Show(None)));
         assert!(matches!(read("SHOW windlass.engine").unwrap().action, Action::Show(Some(name)) if name == "windlass.engine"));
@@ -517,6 +619,8 @@ mod tests {
         }
         let error = read("SELECT *\nFRM t").unwrap_err();
         assert_eq!((error.detail().line, error.detail().column), (2, 1), "{error}");
+        let error = read("EXPLAIN\n VERBOSE CREATE TABLE t CLUSTERED AS SELECT 1").unwrap_err();
+        assert_eq!((error.detail().line, error.detail().column), (2, 25), "{error}");
         let error = read("SELECT *\n FROM -- x\n").unwrap_err();
         assert_eq!((error.detail().line, error.detail().column), (2, 6), "{error}");
     }

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array};
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::{CatalogProvider, MemTable, MemoryCatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::Result;
 use windlass_catalog::Catalog;
+use windlass_catalog::catalog::{Bookmark, MaterializedView};
 use windlass_catalog::commit::{Amount, Commit};
 use windlass_catalog::ddl::TableName;
 
@@ -27,10 +30,13 @@ pub fn tables() -> Vec<TableName> {
         .collect()
 }
 
-const TABLES: [&str; 3] = ["executors", "history", "queries"];
+const TABLES: [&str; 5] = ["bookmarks", "executors", "history", "materialized_views", "queries"];
 
 /// Changes of tables that `history` shows: the newest.
 const HISTORY_ROWS_MAX: usize = 100_000;
+
+/// Materialized views that `materialized_views` shows: the first by name.
+const VIEWS_MAX: usize = 10_000;
 
 /// The catalog over these queries, executors and tables.
 pub fn catalog(queries: Arc<Queries>, cluster: Arc<dyn Cluster>, names: Arc<dyn Catalog>) -> Arc<dyn CatalogProvider> {
@@ -54,8 +60,10 @@ impl SchemaProvider for Runtime {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let batch = match name {
+            "bookmarks" => bookmarks(&self.names.bookmarks().await?)?,
             "executors" => executors(&self.cluster.executors())?,
             "history" => history(&self.names.history(HISTORY_ROWS_MAX).await?)?,
+            "materialized_views" => materialized_views(&self.names.materialized_views(None, VIEWS_MAX).await?)?,
             "queries" => queries(&self.queries.records())?,
             _ => return Ok(None),
         };
@@ -93,6 +101,17 @@ fn executors(all: &[ExecutorInfo]) -> Result<RecordBatch> {
     ])
 }
 
+fn bookmarks(all: &[Bookmark]) -> Result<RecordBatch> {
+    rows(vec![
+        ("database_name", texts(all, |bookmark| &bookmark.database)),
+        ("table_name", texts(all, |bookmark| &bookmark.table)),
+        ("job", texts(all, |bookmark| &bookmark.job)),
+        ("version", Arc::new(Int64Array::from_iter_values(all.iter().map(|bookmark| bookmark.version)))),
+        ("newest_version", Arc::new(Int64Array::from_iter_values(all.iter().map(|bookmark| bookmark.newest)))),
+        ("moved", times(all, |bookmark| bookmark.moved_ms)),
+    ])
+}
+
 fn times<T>(items: &[T], time_ms: impl Fn(&T) -> i64) -> ArrayRef {
     let utc = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     Arc::new(TimestampMillisecondArray::from_iter_values(items.iter().map(time_ms)).with_data_type(utc))
@@ -120,6 +139,23 @@ fn history(all: &[Commit]) -> Result<RecordBatch> {
     ])
 }
 
+fn materialized_views(all: &[MaterializedView]) -> Result<RecordBatch> {
+    // `sales.orders@12, sales.shops@3`
+    let bases = |view: &MaterializedView| {
+        let names = view.bases.iter().map(|base| format!("{}@{}", base.read.name, base.read.version));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    rows(vec![
+        ("database_name", texts(all, |view| &view.view.database)),
+        ("view_name", texts(all, |view| &view.view.name)),
+        ("state", texts(all, |view| if view.is_fresh() { "fresh" } else { "stale" })),
+        ("refreshed", times(all, |view| view.refreshed_ms)),
+        ("rows", Arc::new(all.iter().map(|view| view.rows.and_then(|rows| i64::try_from(rows).ok())).collect::<Int64Array>())),
+        ("base_versions", Arc::new(StringArray::from_iter_values(all.iter().map(bases)))),
+        ("repeatable", Arc::new(all.iter().map(|view| Some(view.repeatable)).collect::<BooleanArray>())),
+    ])
+}
+
 fn queries(all: &[QueryRecord]) -> Result<RecordBatch> {
     rows(vec![
         ("query_id", texts(all, |query| query.id.as_str())),
@@ -137,6 +173,16 @@ fn queries(all: &[QueryRecord]) -> Result<RecordBatch> {
         ("tasks_total", numbers(all, |query| query.progress.tasks_total.into())),
         ("rows_read", numbers(all, |query| query.progress.rows_read)),
         ("bytes_read", numbers(all, |query| query.progress.bytes_read)),
+        ("files_read", numbers(all, |query| query.progress.files_read)),
+        ("files_pruned", numbers(all, |query| query.progress.files_pruned)),
+        ("row_groups_pruned", numbers(all, |query| query.progress.row_groups_pruned)),
+        ("attempts", numbers(all, |query| query.progress.attempts.into())),
+        (
+            "rerun_reason",
+            Arc::new(StringArray::from_iter(
+                all.iter().map(|query| Some(query.progress.rerun_reason.as_str()).filter(|reason| !reason.is_empty())),
+            )),
+        ),
         ("rows_returned", numbers(all, |query| query.rows_returned)),
         ("error_kind", Arc::new(StringArray::from_iter(all.iter().map(|query| query.error.as_ref().map(|(kind, _)| kind.name()))))),
         ("error", Arc::new(StringArray::from_iter(all.iter().map(|query| query.error.as_ref().map(|(_, message)| message))))),

@@ -5,10 +5,13 @@
 //! row; if it never comes that far, the files are garbage.
 //!
 //! Reading order: `parse` (the grammar), `plan` (from a statement to a plan), `changes` and `merge` (rows of a table that change: files that hold
-//! some are written again), `ingest` (rows that a client streams to us), `node` (the write in a plan), `run` (attempts, manifest, commit), `template` (queries made of parts of a statement).
+//! some are written again), `ingest` (rows that a client streams to us), `dead_letters` (records
+//! that cannot be read), `materialized` (rows of views), `node` (the write in a plan), `run` (attempts, manifest, commit), `template` (queries made of parts of a statement).
 
 mod changes;
+mod dead_letters;
 mod ingest;
+mod materialized;
 mod merge;
 mod node;
 mod parse;
@@ -19,5 +22,5 @@ mod template;
 pub(crate) use ingest::{IfExists, IfMissing, Ingest, IngestRows};
 pub(crate) use node::{WriteNode, WritePlanner};
 pub(crate) use parse::{WriteStatement, insert_after_with, parse};
-pub(crate) use plan::{WritePlan, Writes};
-pub(crate) use run::{Committing, WritingEngine, result_schema};
+pub(crate) use plan::{WritePlan, Writes, table_column};
+pub(crate) use run::{Committing, With, WritingEngine, result_schema};

@@ -10,10 +10,11 @@ use windlass_engine::formats::Storage;
 use super::ParseError;
 use super::cursor::Cursor;
 use super::statement::{
-    Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName,
-    DdlStatement, Key, NewPartitionSpec, PartitionValue, PartitionValues, Pattern, RepairMode, TableName, ViewColumn,
+    Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, CreateDatabase, CreateMaterializedView, CreateTable, CreateView,
+    DatabaseName, DdlStatement, Key, NewPartitionSpec, Noun, PartitionValue, PartitionValues, Pattern, RefreshView, RepairMode, TableName,
+    ViewColumn,
 };
-use super::storage::StorageClauses;
+use super::storage::{StorageClauses, presto_sort_column};
 use super::types::type_name;
 use crate::catalog::KeyType;
 use crate::predicate::Comparison;
@@ -50,13 +51,18 @@ fn statement(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
     } else if c.eat("DROP") {
         drop_name(c)?
     } else if c.eat("ALTER TABLE") {
-        alter(c, false)?
+        alter(c, Noun::Table)?
     } else if c.eat("ALTER VIEW") {
-        alter(c, true)?
+        alter(c, Noun::View)?
+    } else if c.eat("ALTER MATERIALIZED VIEW") {
+        alter(c, Noun::MaterializedView)?
+    } else if c.eat("REFRESH MATERIALIZED VIEW") {
+        let view = table_name(c)?;
+        DdlStatement::Refresh(RefreshView { view, full: c.eat("FULL") })
     } else if c.eat("COMMENT ON") {
         comment_on(c)?
     } else if c.is("ALTER") {
-        return Err(c.unsupported("only ALTER TABLE and ALTER VIEW are supported"));
+        return Err(c.unsupported("only ALTER TABLE, ALTER VIEW and ALTER MATERIALIZED VIEW are supported"));
     } else if c.eat("TRUNCATE") {
         c.eat_before_name("TABLE");
         let table = table_name(c)?;
@@ -94,6 +100,9 @@ fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
         c.eat_any(&["TABLES", "VIEWS"]);
         let database = if c.eat_any(&["FROM", "IN"]) { Some(database_name(c)?) } else { None };
         DdlStatement::ShowTables { database, like: like(c)?, views_only }
+    } else if c.eat("MATERIALIZED VIEWS") {
+        let database = if c.eat_any(&["FROM", "IN"]) { Some(database_name(c)?) } else { None };
+        DdlStatement::ShowMaterializedViews { database, like: like(c)? }
     } else if c.eat("COLUMNS") {
         if !c.eat_any(&["FROM", "IN"]) {
             return Err(c.expected("FROM"));
@@ -124,7 +133,7 @@ fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
             return Err(c.invalid("name one property, or none for all".to_owned()));
         }
         DdlStatement::ShowProperties { table, name: names.pop() }
-    } else if c.eat_any(&["CREATE TABLE", "CREATE VIEW"]) {
+    } else if c.eat_any(&["CREATE TABLE", "CREATE VIEW", "CREATE MATERIALIZED VIEW"]) {
         DdlStatement::ShowCreate(table_name(c)?)
     } else {
         return Ok(None);
@@ -171,6 +180,9 @@ fn create(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     if c.eat("VIEW") {
         return create_view(c, or_replace, temporary).map(DdlStatement::CreateView);
     }
+    if !temporary && c.eat("MATERIALIZED VIEW") {
+        return create_materialized_view(c, or_replace).map(DdlStatement::CreateMaterializedView);
+    }
     let external = c.eat("EXTERNAL");
     if c.is("TABLE") {
         if or_replace {
@@ -202,7 +214,39 @@ fn create_database(c: &mut Cursor<'_>) -> Result<CreateDatabase> {
     }
 }
 
+/// The clauses of all dialects: `PARTITIONED BY (a)` is Spark's, `PARTITIONED ON (a)` Hive's, `WITH (partitioned_by = ARRAY['a'])` Trino's.
+fn create_materialized_view(c: &mut Cursor<'_>, or_replace: bool) -> Result<CreateMaterializedView> {
+    let mut view = view_head(c, or_replace, false)?;
+    let mut keys = Vec::new();
+    loop {
+        if c.eat_any(&["PARTITIONED BY", "PARTITIONED ON"]) {
+            keys = c.list(|c| c.identifier("a column of the query"))?;
+        } else if c.eat("WITH") {
+            for (name, value) in c.list(presto_property)? {
+                match (name.as_str(), value) {
+                    ("partitioned_by" | "partitioning", PrestoValue::Texts(names)) => {
+                        keys = names.into_iter().map(|name| name.to_lowercase()).collect();
+                    }
+                    (name, _) => {
+                        let message = format!("WITH ({name} = ...) is not supported here: there is partitioned_by = ARRAY['a', ...]");
+                        return Err(c.unsupported(message));
+                    }
+                }
+            }
+        } else if view_clause(c, &mut view)? {
+            return Ok(CreateMaterializedView { view, keys });
+        }
+    }
+}
+
 fn create_view(c: &mut Cursor<'_>, or_replace: bool, temporary: bool) -> Result<CreateView> {
+    let mut view = view_head(c, or_replace, temporary)?;
+    while !view_clause(c, &mut view)? {}
+    Ok(view)
+}
+
+/// What a view says before its clauses.
+fn view_head(c: &mut Cursor<'_>, or_replace: bool, temporary: bool) -> Result<CreateView> {
     let if_not_exists = c.eat("IF NOT EXISTS");
     let view = table_name(c)?;
     if temporary && view.database.is_some() {
@@ -212,20 +256,23 @@ fn create_view(c: &mut Cursor<'_>, or_replace: bool, temporary: bool) -> Result<
     if matches!(c.nth(0), Token::LParen) {
         columns = c.list(|c| Ok(ViewColumn { name: c.identifier("a column name")?, comment: c.comment_clause()? }))?;
     }
-    let (mut comment, mut all_properties) = (None, BTreeMap::new());
-    loop {
-        if c.is("COMMENT") {
-            comment = c.comment_clause()?;
-        } else if c.eat("TBLPROPERTIES") {
-            all_properties.extend(properties(c)?);
-        } else if c.eat("AS") {
-            let (dialect, query) = (c.dialect(), c.query()?);
-            let properties = all_properties;
-            return Ok(CreateView { view, temporary, or_replace, if_not_exists, columns, comment, properties, query, dialect });
-        } else {
-            return Err(c.expected("AS and a query"));
-        }
+    let (comment, properties, query, dialect) = (None, BTreeMap::new(), String::new(), c.dialect());
+    Ok(CreateView { view, temporary, or_replace, if_not_exists, columns, comment, properties, query, dialect })
+}
+
+/// Reads a clause of a view; whether it was the last one, its query.
+fn view_clause(c: &mut Cursor<'_>, view: &mut CreateView) -> Result<bool> {
+    if c.is("COMMENT") {
+        view.comment = c.comment_clause()?;
+    } else if c.eat("TBLPROPERTIES") {
+        view.properties.extend(properties(c)?);
+    } else if c.eat("AS") {
+        view.query = c.query()?;
+        return Ok(true);
+    } else {
+        return Err(c.expected("AS and a query"));
     }
+    Ok(false)
 }
 
 /// What stands in the parentheses after `PARTITIONED BY`.
@@ -280,7 +327,7 @@ fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
         } else if c.eat("AS") || c.is_any(&["SELECT", "WITH RECURSIVE"]) {
             table.query = Some(c.query()?);
             break;
-        } else if c.is_any(&["CLUSTERED", "SORTED", "SKEWED", "WITH ORDER", "STORED BY", "DISTRIBUTE"]) {
+        } else if c.is_any(&["SKEWED", "WITH ORDER", "STORED BY", "DISTRIBUTE"]) {
             return Err(c.unsupported(format!("{} is not supported in CREATE TABLE", c.nth(0))));
         } else if c.eat("WITH") {
             keys_at = c.position();
@@ -290,13 +337,22 @@ fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
                         keys = Some(names.into_iter().map(|name| KeyClause::Named(name.to_lowercase())).collect());
                     }
                     ("external_location" | "location", PrestoValue::Text(text)) => table.location = Some(text),
+                    ("bucketed_by", PrestoValue::Texts(names)) => {
+                        storage.layout.bucketed_by = names.iter().map(|name| name.to_lowercase()).collect();
+                    }
+                    ("bucket_count", PrestoValue::Text(number)) => {
+                        storage.layout.buckets = number.parse().map_err(|_| c.invalid(format!("'{number}' is no number of buckets")))?;
+                    }
+                    ("sorted_by", PrestoValue::Texts(columns)) => {
+                        storage.layout.sorted_by = columns.iter().map(|text| presto_sort_column(text)).collect();
+                    }
                     ("format", PrestoValue::Text(format)) if format.eq_ignore_ascii_case("parquet") => {}
                     ("parquet_compression" | "write_compression", PrestoValue::Text(name)) => {
                         table.properties.insert("parquet.compression".to_owned(), name);
                     }
                     (name, _) => {
                         return Err(c.unsupported(format!(
-                            "WITH ({name} = ...) is not supported in CREATE TABLE: there are partitioned_by = ARRAY['a', ...], external_location, \
+                            "WITH ({name} = ...) is not supported in CREATE TABLE: there are partitioned_by = ARRAY['a', ...], bucketed_by, bucket_count, sorted_by, external_location, \
                              parquet_compression and format = 'PARQUET'; other formats are said with STORED AS"
                         )));
                     }
@@ -407,10 +463,19 @@ fn column(c: &mut Cursor<'_>) -> Result<Column> {
     }
 }
 
+/// Words in names of properties that other systems take credentials in.
+const SECRETS: [&str; 6] = ["secret", "password", "access_key", "account_key", "session_token", "sas_token"];
+
 /// `('a' = 'b', c.d = 1, ...)`
 pub(super) fn properties(c: &mut Cursor<'_>) -> Result<BTreeMap<String, String>> {
     let pair = |c: &mut Cursor<'_>| {
         let name = property_name(c)?;
+        let lower = name.to_ascii_lowercase();
+        if SECRETS.iter().any(|word| lower.contains(word)) {
+            return Err(c.unsupported(format!(
+                "'{name}' is a secret, and who sees a table sees its properties: configure the store on the servers"
+            )));
+        }
         c.eat_token(&Token::Eq);
         Ok((name, value(c)?.unwrap_or_default()))
     };
@@ -491,14 +556,19 @@ fn drop_name(c: &mut Cursor<'_>) -> Result<DdlStatement> {
         c.eat("RESTRICT");
         return Ok(DdlStatement::DropDatabase { database, if_exists, cascade });
     }
-    let view = c.is("VIEW");
-    if !c.eat_any(&["TABLE", "VIEW"]) {
+    let Some(noun) = noun(c) else {
         return Err(c.unsupported(format!("DROP {} is not supported: only tables, views and databases can be dropped", c.nth(0))));
-    }
+    };
     let if_exists = c.eat("IF EXISTS");
     let table = table_name(c)?;
     c.eat("PURGE");
-    Ok(DdlStatement::Drop { table, if_exists, view })
+    Ok(DdlStatement::Drop { table, if_exists, noun })
+}
+
+/// What a thing is called.
+fn noun(c: &mut Cursor<'_>) -> Option<Noun> {
+    let nouns = [("TABLE", Noun::Table), ("VIEW", Noun::View), ("MATERIALIZED VIEW", Noun::MaterializedView)];
+    nouns.into_iter().find(|(words, _)| c.eat(words)).map(|(_, noun)| noun)
 }
 
 /// Hive's and Spark's `[TABLE] t [PARTITION (k = v, k2)] COMPUTE STATISTICS [NOSCAN | FOR ALL COLUMNS | FOR COLUMNS a, b]`, Trino's `t`.
@@ -540,9 +610,12 @@ fn analyze(c: &mut Cursor<'_>) -> Result<Analyze> {
     Ok(Analyze { table, partition, scope })
 }
 
-fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
+fn alter(c: &mut Cursor<'_>, noun: Noun) -> Result<DdlStatement> {
     let table = table_name(c)?;
-    if !view && c.eat("RECOVER PARTITIONS") {
+    if noun == Noun::MaterializedView && c.eat("REBUILD") {
+        return Ok(DdlStatement::Refresh(RefreshView { view: table, full: false }));
+    }
+    if noun == Noun::Table && c.eat("RECOVER PARTITIONS") {
         return Ok(DdlStatement::Repair { table, mode: RepairMode::Add });
     }
     let alteration = if c.eat("RENAME TO") {
@@ -552,7 +625,9 @@ fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
     } else if c.eat("UNSET TBLPROPERTIES") {
         let if_exists = c.eat("IF EXISTS");
         Alteration::UnsetProperties { names: c.list(property_name)?, if_exists }
-    } else if view {
+    } else if noun == Noun::MaterializedView {
+        return Err(c.expected("RENAME TO, SET TBLPROPERTIES, UNSET TBLPROPERTIES or REBUILD"));
+    } else if noun == Noun::View {
         if !c.eat("AS") {
             return Err(c.expected("AS, RENAME TO, SET TBLPROPERTIES or UNSET TBLPROPERTIES"));
         }
@@ -560,7 +635,7 @@ fn alter(c: &mut Cursor<'_>, view: bool) -> Result<DdlStatement> {
     } else {
         alter_table(c)?
     };
-    Ok(DdlStatement::Alter { table, view, alteration })
+    Ok(DdlStatement::Alter { table, noun, alteration })
 }
 
 /// `COMMENT ON TABLE t IS 'text'`
@@ -569,10 +644,9 @@ fn comment_on(c: &mut Cursor<'_>) -> Result<DdlStatement> {
         c.expect("IS")?;
         if c.eat("NULL") { Ok(None) } else { c.string("the comment in quotes").map(Some) }
     };
-    let view = c.is("VIEW");
-    if c.eat_any(&["TABLE", "VIEW"]) {
+    if let Some(noun) = noun(c) {
         let table = table_name(c)?;
-        return Ok(DdlStatement::Alter { table, view, alteration: Alteration::Comment(comment(c)?) });
+        return Ok(DdlStatement::Alter { table, noun, alteration: Alteration::Comment(comment(c)?) });
     }
     if !c.eat("COLUMN") {
         return Err(c.unsupported("only tables, views and columns can be commented on"));
@@ -587,7 +661,7 @@ fn comment_on(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     let database = parts.pop();
     let table = TableName { catalog: parts.pop(), database, name };
     let change = ColumnChange { column, name: None, data_type: None, comment: Some(comment(c)?) };
-    Ok(DdlStatement::Alter { table, view: false, alteration: Alteration::ChangeColumn(change) })
+    Ok(DdlStatement::Alter { table, noun: Noun::Table, alteration: Alteration::ChangeColumn(change) })
 }
 
 /// Hive's `CHANGE [COLUMN] a b type [COMMENT 'text']`; Spark's `ALTER COLUMN a {COMMENT 'text' | TYPE type}`; `RENAME COLUMN a TO b`.

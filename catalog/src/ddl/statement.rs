@@ -8,6 +8,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use windlass_engine::Dialect;
 use windlass_engine::formats::Storage;
+use windlass_engine::layout::{Layout, SortColumn};
 
 use super::storage::serde_class;
 use super::types::type_name;
@@ -40,6 +41,13 @@ pub enum DdlStatement {
         /// Whether tables are left out.
         views_only: bool,
     },
+    /// `SHOW MATERIALIZED VIEWS`
+    ShowMaterializedViews {
+        /// Of this database instead of the current one.
+        database: Option<DatabaseName>,
+        /// Only names like this.
+        like: Option<Pattern>,
+    },
     /// `SHOW COLUMNS`
     ShowColumns(TableName),
     /// `SHOW PARTITIONS`
@@ -49,7 +57,7 @@ pub enum DdlStatement {
         /// All must hold.
         conditions: Vec<Condition>,
     },
-    /// `SHOW CREATE TABLE`, `SHOW CREATE VIEW`
+    /// `SHOW CREATE TABLE`, `SHOW CREATE VIEW`, `SHOW CREATE MATERIALIZED VIEW`
     ShowCreate(TableName),
     /// `SHOW TBLPROPERTIES`
     ShowProperties {
@@ -91,21 +99,25 @@ pub enum DdlStatement {
     CreateTable(CreateTable),
     /// `CREATE VIEW`
     CreateView(CreateView),
-    /// `DROP TABLE`, `DROP VIEW`
+    /// `CREATE MATERIALIZED VIEW`
+    CreateMaterializedView(CreateMaterializedView),
+    /// `REFRESH MATERIALIZED VIEW`, `ALTER MATERIALIZED VIEW ... REBUILD`
+    Refresh(RefreshView),
+    /// `DROP TABLE`, `DROP VIEW`, `DROP MATERIALIZED VIEW`
     Drop {
         /// Its name.
         table: TableName,
         /// Whether its absence is fine.
         if_exists: bool,
-        /// Whether `VIEW` was said.
-        view: bool,
+        /// What it was called.
+        noun: Noun,
     },
-    /// `ALTER TABLE`, `ALTER VIEW`
+    /// `ALTER TABLE`, `ALTER VIEW`, `ALTER MATERIALIZED VIEW`
     Alter {
         /// Its name.
         table: TableName,
-        /// Whether `VIEW` was said.
-        view: bool,
+        /// What it was called.
+        noun: Noun,
         /// What changes.
         alteration: Alteration,
     },
@@ -118,6 +130,24 @@ pub enum DdlStatement {
     },
     /// `ANALYZE TABLE`, `ANALYZE`
     Analyze(Analyze),
+    /// `CALL system.crawl(...)`
+    Crawl(Crawl),
+    /// `CALL system.new_files('t', 'job')`
+    NewFiles {
+        /// The table.
+        table: TableName,
+        /// Who has read it.
+        job: String,
+    },
+    /// `CALL system.advance('t', 'job', 7)`
+    Advance {
+        /// The table.
+        table: TableName,
+        /// Who has read it.
+        job: String,
+        /// Up to which version; none for the newest, 0 for not at all.
+        version: Option<i64>,
+    },
     /// `TRUNCATE TABLE`
     Truncate {
         /// The table.
@@ -125,6 +155,37 @@ pub enum DdlStatement {
         /// Which partitions: all must hold.
         conditions: Vec<Condition>,
     },
+}
+
+/// What a statement calls the thing that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noun {
+    /// `TABLE`
+    Table,
+    /// `VIEW`
+    View,
+    /// `MATERIALIZED VIEW`
+    MaterializedView,
+}
+
+impl Noun {
+    /// What a thing of this kind is called.
+    pub fn of(kind: TableKind) -> Self {
+        match kind {
+            TableKind::External | TableKind::Managed => Self::Table,
+            TableKind::View => Self::View,
+            TableKind::MaterializedView => Self::MaterializedView,
+        }
+    }
+
+    /// In lower case, for messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Table => "table",
+            Self::View => "view",
+            Self::MaterializedView => "materialized view",
+        }
+    }
 }
 
 /// `CALL system.vacuum(table => 'db.t', older_than => INTERVAL '1' DAY, dry_run => true)`
@@ -135,6 +196,19 @@ pub struct Vacuum {
     /// What nobody has needed since then goes; by default the server says.
     pub older_than: Option<Age>,
     /// Whether it only says what would go.
+    pub dry_run: bool,
+}
+
+/// `CALL system.crawl('location', database => 'd', table_prefix => 'p_', dry_run => true)`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crawl {
+    /// Where tables are looked for, as written.
+    pub location: String,
+    /// Where they are registered; the current database if absent.
+    pub database: Option<String>,
+    /// What names of new tables begin with.
+    pub table_prefix: String,
+    /// Whether it only says what it would do.
     pub dry_run: bool,
 }
 
@@ -344,6 +418,23 @@ pub struct CreateTable {
 }
 
 impl CreateTable {
+    /// The statement that says nothing but a name.
+    pub fn named(table: TableName) -> Self {
+        Self {
+            table,
+            if_not_exists: false,
+            external: false,
+            columns: None,
+            keys: None,
+            keys_by_name: false,
+            comment: None,
+            location: None,
+            properties: BTreeMap::new(),
+            storage: Storage::default(),
+            query: None,
+        }
+    }
+
     /// The statement that recreates a table, though not the partitions that lie outside of its location.
     pub fn of(table: &TableMeta) -> Self {
         let keys = table.keys.iter().map(|key| Key { name: key.name.clone(), key_type: Some(key.key_type), comment: key.comment.clone() });
@@ -414,6 +505,39 @@ impl CreateView {
             dialect: view.dialect,
         })
     }
+}
+
+/// `CREATE MATERIALIZED VIEW`
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateMaterializedView {
+    /// What it says as every view does.
+    pub view: CreateView,
+    /// Columns that its files are partitioned by, in lower case.
+    pub keys: Vec<String>,
+}
+
+impl CreateMaterializedView {
+    /// The statement that recreates a materialized view, whose query gives these columns; they are listed only if there is a comment to keep.
+    pub fn of(table: &TableMeta, columns: &[String]) -> Option<Self> {
+        let full = table.full_schema();
+        let comment = |name: &String| full.field_with_name(name).ok().and_then(|field| Column::from_field(field).comment);
+        let columns = columns.iter().map(|name| ViewColumn { name: name.clone(), comment: comment(name) });
+        let columns: Vec<_> = columns.collect();
+        let view = CreateView {
+            columns: if columns.iter().any(|column| column.comment.is_some()) { columns } else { Vec::new() },
+            ..CreateView::of(table)?
+        };
+        Some(Self { view, keys: table.keys.iter().map(|key| key.name.clone()).collect() })
+    }
+}
+
+/// `REFRESH MATERIALIZED VIEW`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshView {
+    /// The view.
+    pub view: TableName,
+    /// Whether everything is computed again, whatever has changed.
+    pub full: bool,
 }
 
 /// `CREATE DATABASE`
@@ -572,6 +696,18 @@ impl fmt::Display for CreateTable {
             };
             write_lines(f, keys.iter().map(key))?;
         }
+        let Layout { bucketed_by, buckets, sorted_by } = &self.storage.layout;
+        if !bucketed_by.is_empty() {
+            write!(f, "\nCLUSTERED BY ({})", bucketed_by.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", "))?;
+        }
+        if !sorted_by.is_empty() {
+            let column = |sorted: &SortColumn| format!("{}{}", quoted(&sorted.name), if sorted.descending { " DESC" } else { "" });
+            f.write_str(if bucketed_by.is_empty() { "\n" } else { " " })?;
+            write!(f, "SORTED BY ({})", sorted_by.iter().map(column).collect::<Vec<_>>().join(", "))?;
+        }
+        if *buckets > 0 {
+            write!(f, " INTO {buckets} BUCKETS")?;
+        }
         if !self.storage.serde.is_empty() {
             write!(f, "\nROW FORMAT SERDE {}\nWITH SERDEPROPERTIES ", literal(serde_class(self.storage.format)))?;
             write_lines(f, self.storage.serde.iter().map(|(name, value)| format!("{} = {}", literal(name), literal(value))))?;
@@ -586,6 +722,19 @@ impl fmt::Display for CreateTable {
 
 impl fmt::Display for CreateView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, None)
+    }
+}
+
+impl fmt::Display for CreateMaterializedView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view.write(f, Some(&self.keys))
+    }
+}
+
+impl CreateView {
+    /// The statement; with keys it is one of a materialized view.
+    fn write(&self, f: &mut fmt::Formatter<'_>, keys: Option<&Vec<String>>) -> fmt::Result {
         // Read in another dialect, the query would mean something else.
         if self.dialect != Dialect::default() {
             writeln!(f, "/* windlass.dialect = {} */", self.dialect)?;
@@ -595,7 +744,8 @@ impl fmt::Display for CreateView {
         let unless = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
         let quoted = |name: &String| self.dialect.quoted(name);
         let name = self.view.catalog.iter().chain(&self.view.database).chain([&self.view.name]).map(quoted).collect::<Vec<_>>().join(".");
-        write!(f, "CREATE {replace}{temporary}VIEW {unless}{name}")?;
+        let materialized = if keys.is_some() { "MATERIALIZED " } else { "" };
+        write!(f, "CREATE {replace}{temporary}{materialized}VIEW {unless}{name}")?;
         let literal = |text: &str| self.dialect.literal(text);
         if !self.columns.is_empty() {
             f.write_str(" ")?;
@@ -609,6 +759,9 @@ impl fmt::Display for CreateView {
         }
         if let Some(comment) = &self.comment {
             write!(f, "\nCOMMENT {}", literal(comment))?;
+        }
+        if let Some(keys) = keys.filter(|keys| !keys.is_empty()) {
+            write!(f, "\nPARTITIONED BY ({})", keys.iter().map(quoted).collect::<Vec<_>>().join(", "))?;
         }
         if !self.properties.is_empty() {
             f.write_str("\nTBLPROPERTIES ")?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::tokenizer::{Location, Token};
 use windlass_engine::formats::{BAD_RECORDS, FileFormat, HEADER_LINES, Storage};
+use windlass_engine::layout::{Layout, SortColumn};
 
 use super::ParseError;
 use super::cursor::Cursor;
@@ -22,6 +23,8 @@ pub(super) struct StorageClauses {
     is_delimited: bool,
     /// `OpenCSVSerde` has a default of its own.
     is_open_csv: bool,
+    /// `CLUSTERED BY` and `SORTED BY`, or what Presto says in `WITH (...)`.
+    pub(super) layout: Layout,
 }
 
 impl StorageClauses {
@@ -43,6 +46,16 @@ impl StorageClauses {
             // Hive writes Avro and text with formats of many names.
             c.string("a class name in quotes")?;
             self.stored_as = Some((format, at));
+        } else if c.eat("CLUSTERED BY") {
+            self.layout.bucketed_by = c.list(|c| c.identifier("a column name"))?;
+            if c.eat("SORTED BY") {
+                self.layout.sorted_by = c.list(sort_column)?;
+            }
+            c.expect("INTO")?;
+            self.layout.buckets = buckets(c)?;
+            c.expect("BUCKETS")?;
+        } else if c.eat("SORTED BY") {
+            self.layout.sorted_by = c.list(sort_column)?;
         } else if c.eat_any(&["STORED AS", "USING"]) {
             let at = c.position();
             if matches!(c.nth(0), Token::EOF) {
@@ -133,7 +146,7 @@ impl StorageClauses {
         if format == FileFormat::Parquet {
             self.serde.clear();
         }
-        Ok(Storage { format, serde: self.serde })
+        Ok(Storage { format, serde: self.serde, layout: self.layout })
     }
 
     /// Understands an option of Spark's or DataFusion's readers.
@@ -154,7 +167,11 @@ impl StorageClauses {
                 return true;
             }
             "mode" => {
-                let policy = if value.eq_ignore_ascii_case("permissive") { "null" } else { "fail" };
+                let policy = match value.to_ascii_lowercase().as_str() {
+                    "permissive" => "null",
+                    "dropmalformed" => "dead_letter",
+                    _ => "fail",
+                };
                 properties.insert(BAD_RECORDS.to_owned(), policy.to_owned());
                 return true;
             }
@@ -163,6 +180,38 @@ impl StorageClauses {
         self.serde.insert(serde.to_owned(), value.to_owned());
         true
     }
+}
+
+fn buckets(c: &mut Cursor<'_>) -> Result<u32> {
+    let number = c.nth(0).clone();
+    match &number {
+        Token::Number(digits, _) => {
+            let buckets = digits.parse().map_err(|_| c.expected("a number of buckets"))?;
+            c.eat_token(&number);
+            Ok(buckets)
+        }
+        _ => Err(c.expected("a number of buckets")),
+    }
+}
+
+/// `a [ASC | DESC]`, with NULLs where Hive has them.
+fn sort_column(c: &mut Cursor<'_>) -> Result<SortColumn> {
+    let name = c.identifier("a column name")?;
+    let descending = c.eat("DESC");
+    let _ = !descending && c.eat("ASC");
+    let (usual, other) = if descending { ("NULLS LAST", "NULLS FIRST") } else { ("NULLS FIRST", "NULLS LAST") };
+    if c.is(other) {
+        return Err(c.unsupported(format!("files are sorted as by Hive: {usual}")));
+    }
+    c.eat(usual);
+    Ok(SortColumn { name, descending })
+}
+
+/// The order that Presto writes in a text: `a`, `a DESC`.
+pub(super) fn presto_sort_column(text: &str) -> SortColumn {
+    let mut words = text.split_whitespace();
+    let name = words.next().unwrap_or_default().trim_matches('"').to_lowercase();
+    SortColumn { name, descending: words.next().is_some_and(|word| word.eq_ignore_ascii_case("desc")) }
 }
 
 /// The format of a serde's or format's class, and its name.

@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 use proptest::prelude::*;
 use windlass_engine::Dialect;
 use windlass_engine::formats::{FileFormat, Storage};
+use windlass_engine::layout::{Layout, SortColumn};
 use windlass_proto::Kind;
 
 use super::types::type_name;
@@ -132,10 +133,27 @@ fn hive_table_with_clauses_in_any_order() {
 }
 
 #[test]
+fn layouts_in_every_spelling() {
+    let sorted = |name: &str, descending| SortColumn { name: name.to_owned(), descending };
+    let layout =
+        Layout { bucketed_by: vec!["a".to_owned(), "b".to_owned()], buckets: 8, sorted_by: vec![sorted("c", true), sorted("a", false)] };
+    for clauses in [
+        "CLUSTERED BY (a, `B`) SORTED BY (c DESC, A) INTO 8 BUCKETS STORED AS PARQUET",
+        "SORTED BY (c DESC NULLS LAST, a ASC NULLS FIRST) STORED AS PARQUET CLUSTERED BY (A, b) INTO 8 BUCKETS",
+        "WITH (bucketed_by = ARRAY['a', 'b'], bucket_count = 8, sorted_by = ARRAY['c DESC', 'a'])",
+    ] {
+        assert_eq!(table(&format!("CREATE TABLE t (a int, b int, c int) {clauses}")).storage.layout, layout, "{clauses}");
+    }
+    assert!(error("CREATE TABLE t (a int) SORTED BY (a NULLS LAST)").message.contains("NULLS FIRST"));
+    assert!(error("CREATE TABLE t (a int) CLUSTERED BY (a) INTO many BUCKETS").message.contains("number of buckets"));
+}
+
+#[test]
 fn formats_in_every_spelling() {
     let storage = |clauses: &str| table(&format!("CREATE EXTERNAL TABLE t (a INT) {clauses} LOCATION '/x'"));
     let of = |clauses: &str| storage(clauses).storage;
     let made = |format, serde: &[(&str, &str)]| Storage {
+        layout: Layout::default(),
         format,
         serde: serde.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
     };
@@ -235,7 +253,7 @@ fn what_is_not_done_says_so_and_where() {
         ("CREATE TABLE t (a int) STORED AS ORC", "'ORC' is not supported: only PARQUET"),
         ("CREATE TABLE t (a int) USING orc", "'orc' is not supported: only PARQUET"),
         ("CREATE TABLE t (a int) ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.orc.OrcSerde'", "OrcSerde"),
-        ("CREATE TABLE t (a int) CLUSTERED BY (a) INTO 4 BUCKETS", "CLUSTERED"),
+        ("CREATE TABLE t (a int) SKEWED BY (a) ON (1)", "SKEWED"),
         ("CREATE FUNCTION f AS 'x'", "CREATE FUNCTION"),
         ("ALTER TABLE t DROP COLUMN a", "DROP COLUMN"),
         ("ANALYZE TABLES IN d COMPUTE STATISTICS", "name one table"),
@@ -352,7 +370,12 @@ fn analyses() {
 
 #[test]
 fn calls_name_their_arguments_or_do_not() {
-    let call = |arguments: &str| parse_call(&format!("CALL system.vacuum({arguments});"), Dialect::Generic).map(Option::unwrap);
+    let call = |arguments: &str| {
+        parse_call(&format!("CALL system.vacuum({arguments});"), Dialect::Generic).map(|call| match call {
+            Some(Call::Vacuum(vacuum)) => vacuum,
+            other => panic!("{other:?}"),
+        })
+    };
     let all = Vacuum { table: Some(name("d.t")), older_than: Some(Age::Ago(36 * 3_600_000)), dry_run: true };
     for arguments in [
         "table => 'd.t', older_than => INTERVAL '36' HOUR, dry_run => TRUE",
@@ -378,6 +401,21 @@ fn calls_name_their_arguments_or_do_not() {
     }
     assert!(parse_call("CALL system.fly()", Dialect::Generic).unwrap_err().message.contains("no procedure 'system.fly'"));
     assert_eq!(parse_call("SELECT 1", Dialect::Generic), Ok(None));
+    let of_names = |sql: &str| match parse_call(sql, Dialect::Generic) {
+        Ok(Some(Call::Names(statement))) => Ok(*statement),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.message),
+    };
+    let crawl = Crawl { location: "s3://b/x".to_owned(), database: Some("lake".to_owned()), table_prefix: "p_".to_owned(), dry_run: true };
+    let calls = ["'s3://b/x', database => 'Lake', dry_run => true, table_prefix => 'p_'", "'s3://b/x', 'lake', 'p_', true"];
+    for arguments in calls {
+        assert_eq!(of_names(&format!("CALL system.crawl({arguments})")), Ok(DdlStatement::Crawl(crawl.clone())), "{arguments}");
+    }
+    assert!(of_names("CALL system.crawl(database => 'x')").unwrap_err().contains("needs location"));
+    let advance = |version| DdlStatement::Advance { table: name("d.t"), job: "j".to_owned(), version };
+    assert_eq!(of_names("CALL system.advance('d.t', 'j', 7)"), Ok(advance(Some(7))));
+    assert_eq!(of_names("CALL system.advance(job => 'j', table => 'd.t')"), Ok(advance(None)));
+    assert!(of_names("CALL system.advance('d.t', 'j', -7)").unwrap_err().contains("expected a number"));
 }
 
 #[test]
@@ -389,6 +427,8 @@ fn versions_become_arguments_behind_names_only() {
             "SELECT a FROM `x y`(version_as_of => 3) b JOIN u(timestamp_as_of => now() - 1)",
         ),
         ("SELECT 1 FROM t FOR TIMESTAMP AS OF '2024' WHERE a", "SELECT 1 FROM t(timestamp_as_of => '2024') WHERE a"),
+        ("SELECT 1 FROM t FOR CHANGES SINCE JOB 'j' a", "SELECT 1 FROM t(changes_since_job => 'j') a"),
+        ("SELECT 1 FROM t FOR BAD RECORDS, u", "SELECT 1 FROM t(bad_records => true), u"),
         ("SELECT version AS of FROM t", "SELECT version AS of FROM t"),
         ("SELECT a, timestamp AS of, b FROM t", "SELECT a, timestamp AS of, b FROM t"),
         ("SELECT t.version AS of FROM t", "SELECT t.version AS of FROM t"),
@@ -455,7 +495,13 @@ proptest! {
         properties in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
         format in proptest::sample::select(vec![FileFormat::Parquet, FileFormat::Text, FileFormat::Csv, FileFormat::Json, FileFormat::Avro]),
         serde in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
+        bucketed_by in proptest::collection::vec("[a-z `]{1,4}", 0..3),
+        buckets in 1_u32..100,
+        sorted_by in proptest::collection::vec(("[a-z `]{1,4}", any::<bool>()), 0..3),
     ) {
+        let buckets = if bucketed_by.is_empty() { 0 } else { buckets };
+        let sorted_by = sorted_by.into_iter().map(|(name, descending)| SortColumn { name, descending }).collect();
+        let layout = Layout { bucketed_by, buckets, sorted_by };
         let table = CreateTable {
             table: TableName { catalog: Some("hive".to_owned()), database: Some("d".to_owned()), name },
             if_not_exists: false,
@@ -466,7 +512,7 @@ proptest! {
             comment,
             location,
             properties,
-            storage: if format == FileFormat::Parquet { Storage::default() } else { Storage { format, serde } },
+            storage: Storage { format, serde: if format == FileFormat::Parquet { BTreeMap::new() } else { serde }, layout },
             query: None,
         };
         prop_assert_eq!(parse(&table.to_string(), Dialect::Generic), Ok(Some(DdlStatement::CreateTable(table))));

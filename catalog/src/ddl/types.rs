@@ -6,10 +6,21 @@
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::sql::sqlparser::ast::{DataType as SqlType, ExactNumberInfo, TimezoneInfo};
 use datafusion::sql::sqlparser::tokenizer::Token;
+use windlass_engine::Dialect;
 use windlass_engine::evolution::{list_type, map_type};
 
 use super::ParseError;
 use super::cursor::Cursor;
+
+/// Reads a type, or the columns of a struct: `ARRAY<INT>`, `a INT, b STRING`. Errors: `Invalid` with the place of the mistake.
+pub fn parse_type(text: &str, dialect: Dialect) -> Result<DataType, ParseError> {
+    let parse = |text: &str| {
+        let mut cursor = Cursor::new(text, dialect)?;
+        let data_type = cursor.data_type()?;
+        cursor.finish().map(|()| data_type)
+    };
+    parse(text).or_else(|error| parse(&format!("STRUCT<{text}>")).map_err(|_| error))
+}
 
 /// Nesting that a type may have; deeper ones are attacks on the stack.
 const DEPTH_MAX: usize = 32;

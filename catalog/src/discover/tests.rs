@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::LazyLock;
 
 use datafusion::arrow::array::{
     ArrayRef, Decimal128Array, DictionaryArray, Float64Array, Int32Array, Int64Array, StringArray, StringViewArray,
@@ -10,7 +11,6 @@ use datafusion::common::stats::Precision;
 use object_store::local::LocalFileSystem;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use windlass_engine::formats::FileFormat;
 
 use super::*;
 
@@ -54,9 +54,9 @@ impl Files {
 
 /// A question about Parquet files.
 fn parquet<'a>(location: &'a str, layout: Layout<'a>, schema: Option<&'a SchemaRef>, known: &'a [DataFile]) -> Discover<'a> {
-    static PARQUET: Storage = Storage { format: FileFormat::Parquet, serde: BTreeMap::new() };
+    static PARQUET: LazyLock<Storage> = LazyLock::new(Storage::default);
     static NONE: BTreeMap<String, String> = BTreeMap::new();
-    Discover { location, layout, schema, partitions: &[], known, storage: &PARQUET, properties: &NONE }
+    Discover { location, layout, schema, grows: false, partitions: &[], known, storage: &PARQUET, properties: &NONE }
 }
 
 pub(crate) fn ints(values: impl IntoIterator<Item = i32>) -> ArrayRef {

@@ -138,9 +138,20 @@ fn conditions_on_columns_prune_where_they_mention_keys() {
     let either = found("(i = 1 AND x > 5) OR (i = 2 AND x < 5)");
     assert_eq!(either.predicate, KeyPredicate::In(0, vec![1.into(), 2.into()]));
     assert_eq!((either.residual.len(), either.data.len()), (0, 1));
+    assert!(either.implied.is_empty(), "the predicate says it all");
     assert_eq!(found("NOT (i = 1 AND x > 5)").predicate, KeyPredicate::All);
     assert_eq!(found("i = x").predicate, KeyPredicate::All);
     assert_eq!(found("random() < 0.5").data.len(), 1);
+
+    let kept = |sql: &str| {
+        let partitions = (0..6).map(|i: i32| partition(vec![i.into()])).collect();
+        let kept = found(sql).retain(&*SESSION, &keys, partitions).unwrap();
+        kept.into_iter().map(|partition| partition.values[0].to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(kept("(i % 4 = 1 AND x > 5) OR (i % 4 = 2 AND x < 5)"), "1 2 5");
+    assert_eq!(kept("i % 4 = 1 AND abs(i) < 3 OR x = 7"), "0 1 2 3 4 5", "rows with x = 7 may be anywhere");
+    assert_eq!(kept("NOT (i % 4 = 1 AND x > 5)"), "0 1 2 3 4 5");
+    assert_eq!(kept("(1 / i > 0 AND x > 5) OR (i = 1 AND x < 5)"), "0 1 2 3 4 5", "an error is for those who read the rows");
 }
 
 /// Conditions on one key, or a function of one.

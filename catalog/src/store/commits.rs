@@ -4,13 +4,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::Utc;
+use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 use super::contents::{self, Changes, Sums, Target};
-use super::{count, create_table, failed, load_table, noun, partitions, qualified, reload_table, taken, to_json};
+use super::{
+    bookmarks, count, create_table, drop_table, failed, load_table, materialized, noun, partitions, qualified, reload_table, taken, to_json,
+};
 use crate::catalog::{Contents, DataFile, NewTable, TableKind, TableMeta, Totals};
-use crate::commit::{Amount, Cause, Commit, Moment, Replaces, Write, WriteIntent, by_partition, format_time};
+use crate::commit::{Amount, Cause, Commit, EndedWrite, Moment, Replaces, Write, WriteIntent, by_partition, format_time};
 use crate::error::{Error, Result};
 use crate::predicate::KeyPredicate;
 
@@ -55,10 +58,11 @@ pub(super) async fn begin(connection: &mut SqliteConnection, intent: &WriteInten
     Ok(())
 }
 
-/// Ends the intent of a write that is committed. Errors: `Abandoned`, and then it is still there, since nothing else happens either.
-async fn end(connection: &mut SqliteConnection, write: &Write) -> Result<()> {
-    let delete = sqlx::query_scalar::<_, Option<i64>>("DELETE FROM writes WHERE query_id = ?1 RETURNING abandoned_ms");
-    match delete.bind(&write.query_id).fetch_optional(connection).await.map_err(failed("end a write"))? {
+/// Ends a write that is committed. Errors: `Abandoned`.
+async fn end(connection: &mut SqliteConnection, write: &Write, committed_ms: i64) -> Result<()> {
+    let update = sqlx::query_scalar::<_, Option<i64>>("UPDATE writes SET committed_ms = ?2 WHERE query_id = ?1 RETURNING abandoned_ms");
+    let update = update.bind(&write.query_id).bind(committed_ms);
+    match update.fetch_optional(connection).await.map_err(failed("end a write"))? {
         Some(None) => Ok(()),
         None if write.files.is_empty() => Ok(()),
         // Files that nobody announced may have been taken for garbage.
@@ -66,18 +70,29 @@ async fn end(connection: &mut SqliteConnection, write: &Write) -> Result<()> {
     }
 }
 
-/// Writes that are open, or given up; with the times when they were.
-pub(super) async fn intents(connection: &mut SqliteConnection, abandoned: bool) -> Result<Vec<(WriteIntent, i64)>> {
+fn intent(row: &SqliteRow) -> Result<WriteIntent, sqlx::Error> {
+    Ok(WriteIntent { query_id: row.try_get(0)?, location: row.try_get(1)?, table_id: row.try_get(2)? })
+}
+
+/// Writes that were begun and have not ended.
+pub(super) async fn open(connection: &mut SqliteConnection) -> Result<Vec<WriteIntent>> {
+    let action = "list writes";
+    let select =
+        sqlx::query("SELECT query_id, location, table_id FROM writes WHERE coalesce(committed_ms, abandoned_ms) IS NULL ORDER BY query_id");
+    let rows = select.fetch_all(connection).await.map_err(failed(action))?;
+    rows.iter().map(intent).collect::<Result<_, _>>().map_err(failed(action))
+}
+
+/// Writes that have ended and are not forgotten.
+pub(super) async fn ended(connection: &mut SqliteConnection) -> Result<Vec<EndedWrite>> {
     let action = "list writes";
     let select = sqlx::query(
-        "SELECT query_id, location, table_id, coalesce(abandoned_ms, 0) FROM writes WHERE (abandoned_ms IS NOT NULL) = ?1 ORDER BY query_id",
+        "SELECT query_id, location, table_id, committed_ms IS NOT NULL, coalesce(committed_ms, abandoned_ms) AS ended_ms FROM writes
+         WHERE ended_ms IS NOT NULL ORDER BY query_id",
     );
-    let rows = select.bind(abandoned).fetch_all(connection).await.map_err(failed(action))?;
-    let intent = |row: &SqliteRow| {
-        let intent = WriteIntent { query_id: row.try_get(0)?, location: row.try_get(1)?, table_id: row.try_get(2)? };
-        Ok((intent, row.try_get(3)?))
-    };
-    rows.iter().map(intent).collect::<Result<_, sqlx::Error>>().map_err(failed(action))
+    let rows = select.fetch_all(connection).await.map_err(failed(action))?;
+    let write = |row: &SqliteRow| Ok(EndedWrite { intent: intent(row)?, committed: row.try_get(3)?, ended_ms: row.try_get(4)? });
+    rows.iter().map(write).collect::<Result<_, sqlx::Error>>().map_err(failed(action))
 }
 
 /// The table that a query has changed already, which is then what it left of it.
@@ -90,19 +105,28 @@ async fn committed(connection: &mut SqliteConnection, query_id: &str) -> Result<
 }
 
 /// Makes the change that a query intended.
-pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta, write: Write) -> Result<Arc<TableMeta>> {
+pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta, mut write: Write) -> Result<Arc<TableMeta>> {
     if let Some(done) = committed(connection, &write.query_id).await? {
         return Ok(done);
     }
     let gone = || Error::NotFound { what: noun(table.kind), name: qualified(table) };
     let now = load_table(connection, table.id).await?.ok_or_else(gone)?;
     check_columns(table, &now)?;
-    end(connection, &write).await?;
+    if write.refresh.is_some() && now.version != table.version {
+        // What was computed again was chosen by what the view held.
+        return Err(Error::Conflict { table: qualified(&now) });
+    }
+    end(connection, &write, Utc::now().timestamp_millis()).await?;
+    bookmarks::advance(connection, &write.advances).await?;
+    commit_beside(connection, &mut write).await?;
     let version = now.version + 1;
     let raise = sqlx::query("UPDATE tables SET version = ?2 WHERE id = ?1").bind(now.id).bind(version);
     raise.execute(&mut *connection).await.map_err(failed("change a table"))?;
     let committed_ms = next_moment(connection, now.id).await?;
     let cause = write.cause();
+    if let Some(refresh) = &write.refresh {
+        materialized::put(connection, now.id, committed_ms, refresh).await?;
+    }
     let contents = replacement(connection, &now, write).await?;
     let target = Target { table_id: now.id, keys: &now.keys, version, committed_ms, owns_files: true };
     let changes = contents::apply(connection, &target, contents).await?;
@@ -110,15 +134,40 @@ pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta,
     reload_table(connection, now.id).await
 }
 
-/// Makes a table that holds what a query wrote.
-pub(super) async fn commit_new(connection: &mut SqliteConnection, table: NewTable, write: Write) -> Result<Arc<TableMeta>> {
+/// Makes the changes that go with another.
+fn commit_beside<'a>(connection: &'a mut SqliteConnection, write: &mut Write) -> BoxFuture<'a, Result<()>> {
+    let beside = std::mem::take(&mut write.beside);
+    Box::pin(async move {
+        for (table, write) in beside {
+            commit(connection, &table, write).await?;
+        }
+        Ok(())
+    })
+}
+
+/// Makes a table that holds what a query wrote, in the place of another.
+pub(super) async fn commit_new(
+    connection: &mut SqliteConnection,
+    table: NewTable,
+    replaced: Option<TableMeta>,
+    mut write: Write,
+) -> Result<Arc<TableMeta>> {
     if let Some(done) = committed(connection, &write.query_id).await? {
         return Ok(done);
     }
-    end(connection, &write).await?;
+    end(connection, &write, Utc::now().timestamp_millis()).await?;
+    bookmarks::advance(connection, &write.advances).await?;
+    commit_beside(connection, &mut write).await?;
+    if let Some(replaced) = replaced {
+        drop_table(connection, &replaced).await?;
+    }
     let cause = write.cause();
     let add_partitions = by_partition(&table.keys, write.files)?.into_iter().map(|(_, partition)| partition).collect();
-    create_table(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await
+    let made = create_table(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await?;
+    if let Some(refresh) = &write.refresh {
+        materialized::put(connection, made.id, Utc::now().timestamp_millis(), refresh).await?;
+    }
+    Ok(made)
 }
 
 /// A file that lacks a column, or has it under another name, would be read as NULLs: what the files were written for must still be there.
@@ -228,7 +277,7 @@ pub(super) async fn history(connection: &mut SqliteConnection, limit: i64) -> Re
 pub(super) async fn as_of(connection: &mut SqliteConnection, table: &TableMeta, moment: Moment) -> Result<Arc<TableMeta>> {
     let action = "look up a version";
     let name = qualified(table);
-    if table.kind != TableKind::Managed {
+    if !table.kind.owns_files() {
         let what = if table.kind == TableKind::View { "a view" } else { "external: others may replace its files" };
         return Err(Error::Unsupported(format!("'{name}' has no versions to read, because it is {what}")));
     }

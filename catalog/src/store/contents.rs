@@ -149,8 +149,35 @@ pub(super) async fn files(
          WHERE partition_id IN (SELECT value FROM json_each(?1)) AND {held} ORDER BY partition_id, url"
     )));
     let rows = query.bind(to_json(partition_ids)?).bind(table.as_of).fetch_all(connection).await.map_err(failed(action))?;
+    let mut files = decode_files(&rows, decoded, table).await?;
+    let places: HashMap<i64, usize> = partition_ids.iter().zip(0..).map(|(id, place)| (*id, place)).collect();
+    // Stable, so that the order by URL stays.
+    files.sort_by_key(|file| places.get(&file.partition_id).copied());
+    Ok(files)
+}
+
+/// Files that came after a version, but for those that came in `rewrites`, and that are there or went in one of these; ordered by
+/// partition, then URL.
+pub(super) async fn files_since(
+    connection: &mut SqliteConnection,
+    decoded: &DecodedStatistics,
+    table: &TableMeta,
+    version: i64,
+    rewrites: &[i64],
+) -> Result<Vec<DataFile>> {
+    let query = sqlx::query(
+        "SELECT f.partition_id, f.url, f.size, f.modified_ms, f.etag, f.row_count, f.statistics FROM partitions AS p
+         CROSS JOIN files AS f ON f.partition_id = p.id
+         WHERE p.table_id = ?1 AND f.added > ?2 AND f.added NOT IN (SELECT value FROM json_each(?3))
+         AND (f.removed = 0 OR f.removed IN (SELECT value FROM json_each(?3))) ORDER BY f.partition_id, f.url",
+    );
+    let rows = query.bind(table.id).bind(version).bind(to_json(rewrites)?).fetch_all(connection).await.map_err(failed("read files"))?;
+    decode_files(&rows, decoded, table).await
+}
+
+async fn decode_files(rows: &[SqliteRow], decoded: &DecodedStatistics, table: &TableMeta) -> Result<Vec<DataFile>> {
     let mut files = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         let read = || Ok((decode_file(row)?, row.try_get::<Option<&[u8]>, _>(6)?.map(Arc::from)));
         let (mut file, statistics) = read().map_err(failed("read a file"))?;
         if let Some(statistics) = statistics {
@@ -158,9 +185,6 @@ pub(super) async fn files(
         }
         files.push(file);
     }
-    let places: HashMap<i64, usize> = partition_ids.iter().zip(0..).map(|(id, place)| (*id, place)).collect();
-    // Stable, so that the order by URL stays.
-    files.sort_by_key(|file| places.get(&file.partition_id).copied());
     Ok(files)
 }
 

@@ -60,9 +60,10 @@ pub(super) async fn list_tables(connection: &mut SqliteConnection, database: &st
     let insert = sqlx::query(
         "INSERT OR IGNORE INTO garbage (url, table_id, removed_ms) SELECT f.url, t.id, ?4 FROM tables AS t
          JOIN partitions AS p ON p.table_id = t.id AND p.removed = 0 JOIN files AS f ON f.partition_id = p.id AND f.removed = 0
-         WHERE t.database = ?1 AND (?2 IS NULL OR t.id = ?2) AND t.kind = ?3",
+         WHERE t.database = ?1 AND (?2 IS NULL OR t.id = ?2) AND t.kind IN (?3, ?5)",
     );
     let insert = insert.bind(database).bind(table_id).bind(TableKind::Managed.name()).bind(removed_ms);
+    let insert = insert.bind(TableKind::MaterializedView.name());
     insert.execute(connection).await.map_err(failed("list garbage"))?;
     Ok(())
 }
@@ -76,9 +77,27 @@ pub(super) async fn forget<U: serde::Serialize>(connection: &mut SqliteConnectio
     Ok(())
 }
 
-/// Those of some files that are on the list.
+/// Those of some files that are on the list, or that a write has left which is not committed, or which a task has done twice.
 pub(super) async fn among(connection: &mut SqliteConnection, urls: &[String]) -> Result<HashSet<String>> {
     let select = sqlx::query_scalar("SELECT url FROM garbage WHERE url IN (SELECT value FROM json_each(?1))");
-    let found: Vec<String> = select.bind(to_json(urls)?).fetch_all(connection).await.map_err(failed("read the list of garbage"))?;
-    Ok(found.into_iter().collect())
+    let mut found: HashSet<String> = set(select.bind(to_json(urls)?).fetch_all(&mut *connection).await)?;
+    let writes: HashSet<String> = set(sqlx::query_scalar("SELECT query_id FROM writes").fetch_all(&mut *connection).await)?;
+    let written: Vec<_> = urls.iter().filter(|url| writes.iter().any(|query_id| url.contains(query_id))).collect();
+    if !written.is_empty() {
+        found.extend(unlisted(connection, &written).await?);
+    }
+    Ok(found)
+}
+
+/// Those of some files that are in no version of a table, and not on the list.
+pub(super) async fn unlisted<U: serde::Serialize>(connection: &mut SqliteConnection, urls: &[U]) -> Result<HashSet<String>> {
+    let select = sqlx::query_scalar(
+        "SELECT value FROM json_each(?1) EXCEPT SELECT url FROM garbage
+         EXCEPT SELECT url FROM files WHERE url IN (SELECT value FROM json_each(?1))",
+    );
+    set(select.bind(to_json(urls)?).fetch_all(connection).await)
+}
+
+fn set(found: sqlx::Result<Vec<String>>) -> Result<HashSet<String>> {
+    Ok(found.map_err(failed("read the list of garbage"))?.into_iter().collect())
 }

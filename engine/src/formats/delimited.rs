@@ -47,7 +47,7 @@ impl Decoder {
             });
             match (read, self.text.bad_records) {
                 (Ok(()), _) | (Err(_), BadRecords::Null) => {}
-                (Err(reason), BadRecords::Fail) => return Err(bad(block, index, reason)),
+                (Err(reason), _) => return Err(bad(block, index, reason)),
             }
             // Fields that the record lacks.
             for text in texts.iter_mut().filter(|text| text.len() == row) {

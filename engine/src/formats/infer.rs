@@ -72,7 +72,7 @@ pub async fn infer(
 }
 
 /// The first records of a file.
-async fn sample(store: &Arc<dyn ObjectStore>, file: &ObjectMeta, ends: Ends) -> Result<Option<Block>> {
+pub(super) async fn sample(store: &Arc<dyn ObjectStore>, file: &ObjectMeta, ends: Ends) -> Result<Option<Block>> {
     let mut blocks = records::blocks(Arc::clone(store), file, None, ends, RECORDS_MAX);
     blocks.try_next().await.map_err(|error| {
         let reason = error.strip_backtrace();
@@ -117,7 +117,8 @@ fn known_type(data_type: &DataType) -> Option<DataType> {
     })
 }
 
-async fn infer_text(store: &Arc<dyn ObjectStore>, files: &[ObjectMeta], text: &Delimited) -> Result<Vec<Field>> {
+/// Columns of delimited text.
+pub(super) async fn infer_text(store: &Arc<dyn ObjectStore>, files: &[ObjectMeta], text: &Delimited) -> Result<Vec<Field>> {
     let mut names = Vec::new();
     let mut types: Vec<Option<DataType>> = Vec::new();
     for file in files {

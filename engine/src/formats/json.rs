@@ -66,8 +66,8 @@ impl Decoder {
                 Err(error) => error.to_string(),
             };
             match self.bad_records {
-                BadRecords::Fail => return Err(DataFusionError::Execution(format!("{}: {reason}", block.place(index)))),
                 BadRecords::Null => good.extend_from_slice(b"{}\n"),
+                _ => return Err(DataFusionError::Execution(format!("{}: {reason}", block.place(index)))),
             }
         }
         match self.read(&good, rows)? {

@@ -166,6 +166,29 @@ impl Block {
         self.records.iter().map(|record| &self.data[record.clone()])
     }
 
+    pub(super) fn record(&self, index: usize) -> &[u8] {
+        &self.data[self.records[index].clone()]
+    }
+
+    /// Some of the records. Their places are right if it is one.
+    pub(super) fn only(&self, indices: &[usize]) -> Self {
+        let (mut data, mut records) = (Vec::new(), Vec::with_capacity(indices.len()));
+        for index in indices {
+            let start = data.len();
+            data.extend_from_slice(self.record(*index));
+            records.push(start..data.len());
+            data.push(b'\n');
+        }
+        let first = indices.first().copied().unwrap_or_default();
+        let offset = self.offset + self.records.get(first).map_or(0, |record| record.start as u64);
+        Self { data, records, offset, first: self.line(first) }
+    }
+
+    /// Number of a record, from 1 and headers included, if reading began where the file does.
+    pub(super) fn line(&self, index: usize) -> Option<u64> {
+        self.first.map(|first| first + index as u64)
+    }
+
     /// Where a record is, for errors.
     pub(super) fn place(&self, index: usize) -> String {
         let start = self.records[index].start;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
@@ -21,7 +21,7 @@ use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 
 use super::records::{self, Block, Ends};
-use super::{FORMAT, Reading, avro, delimited, json};
+use super::{BadRecords, FORMAT, Reading, avro, bad, delimited, json};
 use crate::pinned::PinnedFile;
 
 /// The words that a file of a plan carries; none if it is read by DataFusion's own source.
@@ -110,6 +110,18 @@ impl FileOpener for Opener {
         let path = file.object_meta.location.to_string();
         let opening = match reading(&file)? {
             Some(Reading::Avro { fields }) => avro::open(store, file, &self.all, &self.places, &fields, self.batch_size)?,
+            Some(Reading::Delimited(text)) if text.bad_records.are_told_apart() => {
+                let blocks = records::blocks(store, &file.object_meta, range(&file), Ends::of(&text), self.batch_size);
+                let (policy, columns) = (text.bad_records, self.columns(&file, text.bad_records));
+                let places = (0..columns.fields().len()).collect();
+                let decoder = delimited::Decoder::new(text, columns, places);
+                self.judged(blocks, policy, &path, move |block| decoder.decode(block))
+            }
+            Some(Reading::Json { fields, bad_records }) if bad_records.are_told_apart() => {
+                let blocks = records::blocks(store, &file.object_meta, range(&file), Ends::lines(), self.batch_size);
+                let decoder = json::Decoder::new(self.columns(&file, bad_records), &fields, bad_records);
+                self.judged(blocks, bad_records, &path, move |block| decoder.decode(block))
+            }
             Some(Reading::Delimited(text)) => {
                 let ends = Ends::of(&text);
                 let decoder = delimited::Decoder::new(text, Arc::clone(&self.wanted), self.places.clone());
@@ -129,6 +141,39 @@ impl FileOpener for Opener {
             Ok(rows.map(move |batch| batch.map_err(|error| name(&path, error))).boxed())
         };
         Ok(named.boxed())
+    }
+}
+
+impl Opener {
+    /// All columns of a file's records: a record is good or bad whatever columns are wanted.
+    fn columns(&self, file: &PartitionedFile, policy: BadRecords) -> SchemaRef {
+        match (policy, &file.arrow_schema) {
+            (BadRecords::Only, Some(words)) => Arc::new(Schema::new(words.fields().clone())),
+            _ => Arc::clone(&self.all),
+        }
+    }
+
+    /// The good records, or the bad ones.
+    fn judged(
+        &self,
+        blocks: BoxStream<'static, Result<Block>>,
+        policy: BadRecords,
+        path: &str,
+        decode: impl Fn(&Block) -> Result<RecordBatch> + Send + 'static,
+    ) -> FileOpenFuture {
+        let (all, places, path) = (Arc::clone(&self.all), self.places.clone(), path.to_owned());
+        decoded(blocks, move |block| {
+            let (good, bad) = bad::judge(block, &decode)?;
+            let rows = if policy == BadRecords::Only { bad::rows(&path, &bad, &all)? } else { good };
+            Ok(rows.project(&places)?)
+        })
+    }
+}
+
+impl BadRecords {
+    /// Whether records are good or bad as a whole.
+    fn are_told_apart(self) -> bool {
+        matches!(self, Self::Drop | Self::Only)
     }
 }
 

@@ -1,6 +1,9 @@
 use std::io::Write;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int16Array, Int64Array, RecordBatch, StringViewArray,
+    TimestampMicrosecondArray,
+};
 use datafusion::arrow::datatypes::{Field, TimeUnit};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::datasource::listing::PartitionedFile;
@@ -33,7 +36,7 @@ struct Files {
 
 impl Files {
     fn new(format: FileFormat, serde: BTreeMap<String, String>, properties: BTreeMap<String, String>) -> Self {
-        Self { store: Arc::new(InMemory::new()), storage: Storage { format, serde }, properties }
+        Self { store: Arc::new(InMemory::new()), storage: Storage { format, serde, ..Storage::default() }, properties }
     }
 
     async fn put(&self, name: &str, bytes: impl Into<Vec<u8>>) -> ObjectMeta {
@@ -43,10 +46,6 @@ impl Files {
 
     /// The rows as text, NULL as `-`; with one file cut into ranges at `cuts`.
     async fn read(&self, schema: &SchemaRef, projection: &[usize], files: &[ObjectMeta], cuts: &[u64]) -> Result<Vec<String>, String> {
-        let runtime = Arc::new(RuntimeEnv::default());
-        let url = ObjectStoreUrl::parse("memory://").unwrap();
-        runtime.register_object_store(url.as_ref(), Arc::clone(&self.store));
-        let source = self.storage.plan_source(TableSchema::from(Arc::clone(schema))).unwrap();
         let mut groups = Vec::new();
         for file in files {
             let size = file.size;
@@ -58,6 +57,15 @@ impl Files {
                 _ => FileGroup::new(vec![whole.clone().with_range(pair[0] as i64, pair[1] as i64)]),
             }));
         }
+        self.read_planned(schema, projection, groups).await
+    }
+
+    /// The rows of files as they are planned.
+    async fn read_planned(&self, schema: &SchemaRef, projection: &[usize], groups: Vec<FileGroup>) -> Result<Vec<String>, String> {
+        let runtime = Arc::new(RuntimeEnv::default());
+        let url = ObjectStoreUrl::parse("memory://").unwrap();
+        runtime.register_object_store(url.as_ref(), Arc::clone(&self.store));
+        let source = self.storage.plan_source(TableSchema::from(Arc::clone(schema))).unwrap();
         let scan = FileScanConfigBuilder::new(url, source)
             .with_file_groups(groups)
             .with_projection_indices(Some(projection.to_vec()))
@@ -205,11 +213,133 @@ async fn columns_are_inferred_from_samples() {
     assert!(infer(&files.store, &[two], &files.storage, &files.properties).await.unwrap_err().to_string().contains("'a'"));
 }
 
+/// Values that text has to take care of, in columns of many types.
+fn awkward() -> RecordBatch {
+    let texts = ["plain", "", "a,b", "say \"x\"", "back\\slash", "\\N", "tab\there", "é", " edge "];
+    let texts = texts.iter().map(|text| Some(*text)).chain([None]);
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("t", Arc::new(texts.collect::<StringViewArray>())),
+        ("n", Arc::new((0..10).map(|n| (n % 3 > 0).then_some(n - 5)).collect::<Int64Array>())),
+        ("f", Arc::new((0..10).map(|n| Some(f64::from(n) / 7.0 * 1e10)).collect::<Float64Array>())),
+        ("b", Arc::new((0..10).map(|n| Some(n % 2 == 0)).collect::<BooleanArray>())),
+        ("d", Arc::new((0..10).map(|n| Some(n * 1000 - 3000)).collect::<Date32Array>())),
+        ("s", Arc::new((0..10).map(|n| Some(n * 1_234_567_890_123)).collect::<TimestampMicrosecondArray>())),
+        ("m", Arc::new((0..10).map(|n| Some(n * 101 - 300)).collect::<Decimal128Array>().with_precision_and_scale(9, 2).unwrap())),
+        ("i", Arc::new((0..10).map(|n| Some(n as i16)).collect::<Int16Array>())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+}
+
+async fn written(files: &Files, batch: &RecordBatch, compression: &str) -> Result<Vec<u8>, String> {
+    let words = files.storage.to_write(&files.properties);
+    let mut writer = RowWriter::new(&words, &batch.schema(), compression).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    for part in [batch.slice(0, 4), batch.slice(4, batch.num_rows() - 4)] {
+        bytes.extend(writer.write(&part).await.map_err(|error| error.to_string())?);
+    }
+    bytes.extend(writer.finish().await.unwrap());
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_again() {
+    let batch = awkward();
+    let schema = batch.schema();
+    let all: Vec<_> = (0..schema.fields().len()).collect();
+    let delimited = [("field.delim", ","), ("escape.delim", "\\")];
+    let cases = [
+        (FileFormat::Text, words(delimited), BTreeMap::new()),
+        (FileFormat::Csv, BTreeMap::new(), words([(HEADER_LINES, "1")])),
+        (FileFormat::Csv, words([("separatorChar", "\\t"), ("quoteChar", "\'"), ("escapeChar", "\\")]), BTreeMap::new()),
+        (FileFormat::Json, words([("mapping.t", "TheText")]), BTreeMap::new()),
+        (FileFormat::Avro, words([("mapping.t", "TheText")]), BTreeMap::new()),
+    ];
+    for (format, serde, properties) in cases {
+        let mut files = Files::new(format, serde, properties);
+        files.storage.make_writable(schema.fields().len());
+        for (compression, name) in [("none", "t/f"), ("zstd", "t/f.zst"), ("gzip", "t/f.gz")] {
+            let bytes = written(&files, &batch, compression).await.unwrap();
+            let file = files.put(if format == FileFormat::Avro { "t/f.avro" } else { name }, bytes).await;
+            let found = files.read(&schema, &all, &[file], &[]).await.unwrap();
+            assert_eq!(found, rows(&batch), "{format} {compression}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_again_is_not_written() {
+    let text = |text: &str| RecordBatch::try_from_iter([("a", Arc::new(StringViewArray::from(vec![text; 5])) as ArrayRef)]).unwrap();
+    let plain = Files::new(FileFormat::Text, BTreeMap::new(), BTreeMap::new());
+    for (value, word) in [("a\u{1}b", "ESCAPED BY"), ("\\N", "stands for NULL"), ("a\nb", "end of a line"), ("a\r", "carriage return")] {
+        let error = written(&plain, &text(value), "").await.unwrap_err();
+        assert!(error.contains("'a'") && error.contains(word), "{value:?}: {error}");
+    }
+    let csv = Files::new(FileFormat::Csv, BTreeMap::new(), BTreeMap::new());
+    assert!(written(&csv, &text("a\nb"), "").await.unwrap_err().contains("multiline"));
+    let multiline = Files::new(FileFormat::Csv, words([("multiline", "true")]), BTreeMap::new());
+    let bytes = written(&multiline, &text("a\n\"b"), "").await.unwrap();
+    assert_eq!(multiline.all(&text("").schema(), bytes).await.unwrap(), ["a\n\"b"; 5]);
+    assert!(written(&csv, &text("a"), "lz77").await.unwrap_err().contains("lz77"));
+}
+
+#[tokio::test]
+async fn bad_records_are_no_rows_but_can_be_asked_for() {
+    let schema = columns([("a", DataType::Int64), ("b", DataType::Int64), ("c", DataType::Utf8View)]);
+    let text: &[u8] = b"a,b,c\n1,1,x\ntwo,2,y\n3,three,z\n4,4,\xff\n5,5,\"open\n6,6,w\n";
+    let json = "{\"a\": 1}\n\n{\"b\": \"x\"}\nnothing\n{\"a\": 4}";
+    for (format, text, good, bad) in [
+        (FileFormat::Csv, text, vec!["1", "6"], vec!["3|two,2,y", "4|3,three,z", "5|4,4,\u{fffd}", "6|5,5,\"open"]),
+        (FileFormat::Json, json.as_bytes(), vec!["1", "4"], vec!["3|{\"b\": \"x\"}", "4|nothing"]),
+    ] {
+        let files = Files::new(format, BTreeMap::new(), words([(BAD_RECORDS, "dead_letter"), (HEADER_LINES, "1")]));
+        let file = files.put("t/f", text).await;
+        // Whichever column is asked for.
+        assert_eq!(files.read(&schema, &[0], std::slice::from_ref(&file), &[]).await.unwrap(), good);
+        assert_eq!(files.read(&schema, &[], std::slice::from_ref(&file), &[]).await.unwrap().len(), good.len());
+        let words = files.storage.on_the_wire_if_bad(&files.properties, &schema).unwrap();
+        let planned = PartitionedFile::new_from_meta(ObjectMeta { e_tag: None, ..file }).with_arrow_schema(words);
+        assert!(!can_be_cut(&planned));
+        assert_eq!(files.read_planned(&bad_records_schema(), &[1, 3], vec![FileGroup::new(vec![planned.clone()])]).await.unwrap(), bad);
+        let reasons = files.read_planned(&bad_records_schema(), &[0, 2], vec![FileGroup::new(vec![planned])]).await.unwrap();
+        assert!(reasons.iter().all(|reason| reason.starts_with("/t/f|") && !reason.contains("line")), "{reasons:?}");
+    }
+}
+
+#[tokio::test]
+async fn formats_are_told_from_names_and_contents() {
+    let files = Files::new(FileFormat::Csv, BTreeMap::new(), BTreeMap::new());
+    let found = async |parts: Vec<(&str, &str)>| {
+        let mut metas = Vec::new();
+        for (name, text) in parts {
+            metas.push(files.put(name, text).await);
+        }
+        let found = sniff(&files.store, &metas).await.map_err(|error| error.to_string())?;
+        let separator = found.storage.serde.get("separatorChar").cloned().unwrap_or_default();
+        Ok::<_, String>(format!("{} {separator}{}", found.storage.format, if found.properties.is_empty() { "" } else { " header" }))
+    };
+    for (name, text, wanted) in [
+        ("s/1.csv", "id,name\n1,a\n", "CSV  header"),
+        ("s/2.csv", "1,a\n2,b\n", "CSV "),
+        ("s/3.csv", "id;day\n1;2024-01-01\n", "CSV ; header"),
+        ("s/4.tsv", "x\ty\n", "CSV \\t"),
+        ("s/5", "{\"a\": 1}\n", "JSONFILE "),
+        ("s/6", "a\u{1}b\n", "TEXTFILE "),
+        ("s/7", "PAR1...", "PARQUET "),
+        ("s/8.json.gz", "", "JSONFILE "),
+    ] {
+        assert_eq!(found(vec![(name, text)]).await.as_deref(), Ok(wanted), "{name}");
+    }
+    assert_eq!(found(vec![("u/1.csv", "a,b\nx,y\n"), ("u/2.csv", "a,b\nz,w\n")]).await.as_deref(), Ok("CSV  header"), "alike in all");
+    let error = found(vec![("v/1.csv", "1"), ("v/2", "{}")]).await.unwrap_err();
+    assert!(error.contains("v/1.csv") && error.contains("v/2"), "{error}");
+    assert!(found(vec![("w/1", "\0\0\0")]).await.unwrap_err().contains("no format"));
+}
+
 #[test]
 fn words_that_cannot_work_are_refused() {
     let plain = columns([("a", DataType::Int64)]);
     let check = |format, serde: BTreeMap<String, String>, properties: BTreeMap<String, String>| {
-        Storage { format, serde }.validate(&properties, &plain).map_err(|error| error.to_string())
+        Storage { format, serde, ..Storage::default() }.validate(&properties, &plain).map_err(|error| error.to_string())
     };
     let none = BTreeMap::new;
     for delimiter in ["|", "\\001", "\\u0001", "\\t", "9", "124"] {

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::csv;
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Statistics;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_writer::ArrowWriterOptions;
 use datafusion::parquet::basic::{Compression, GzipLevel, ZstdLevel};
-use datafusion::parquet::file::metadata::ParquetMetaData;
+use datafusion::parquet::file::metadata::{ParquetMetaData, SortingColumn};
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
@@ -20,9 +18,10 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Handle;
 
-use super::{WriteFormat, WriteSpec};
+use super::{SortedBy, WriteFormat, WriteSpec};
 use crate::evolution::plain_type;
 use crate::footer::Footer;
+use crate::formats::RowWriter;
 
 /// Rows of a row group: what a scan can leave out, and a task reads at least.
 const ROW_GROUP_ROWS: usize = 1024 * 1024;
@@ -42,22 +41,46 @@ pub(super) struct FileKind {
     store: Arc<dyn ObjectStore>,
     schema: SchemaRef,
     properties: WriterProperties,
-    format: WriteFormat,
+    spec: Arc<WriteSpec>,
 }
 
 impl FileKind {
     /// Errors: a compression that there is not; a column without a type.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, spec: &WriteSpec, schema: SchemaRef) -> Result<Self> {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, spec: &Arc<WriteSpec>, schema: SchemaRef) -> Result<Self> {
+        let compression = match spec.format() {
+            WriteFormat::Parquet => compression(&spec.compression)?,
+            // Of another kind, and looked at by another writer.
+            _ => Compression::UNCOMPRESSED,
+        };
         let properties = WriterProperties::builder()
-            .set_compression(compression(&spec.compression)?)
+            .set_compression(compression)
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
             .set_statistics_enabled(EnabledStatistics::Page)
             .set_statistics_truncate_length(Some(BOUND_BYTES))
             .set_column_index_truncate_length(Some(BOUND_BYTES))
+            .set_sorting_columns(sorting_columns(spec, &schema))
             .set_created_by(concat!("windlass ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
-        Ok(Self { store, schema, properties, format: spec.format() })
+        Ok(Self { store, schema, properties, spec: Arc::clone(spec) })
     }
+}
+
+/// What a footer says of the order of rows. It counts the leaves of nested columns.
+fn sorting_columns(spec: &WriteSpec, schema: &Schema) -> Option<Vec<SortingColumn>> {
+    fn leaves(data_type: &DataType) -> usize {
+        match data_type {
+            DataType::Struct(fields) => fields.iter().map(|field| leaves(field.data_type())).sum(),
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::Map(item, _) => {
+                leaves(item.data_type())
+            }
+            _ => 1,
+        }
+    }
+    let column = |by: &SortedBy| {
+        let before: usize = schema.fields().iter().take(by.column as usize).map(|field| leaves(field.data_type())).sum();
+        Some(SortingColumn { column_idx: i32::try_from(before).ok()?, descending: by.descending, nulls_first: !by.descending })
+    };
+    spec.sorted_by.iter().map(column).collect::<Option<Vec<_>>>().filter(|columns| !columns.is_empty())
 }
 
 /// The compression that Hive's and Spark's names mean. By default zstd, level 1: it takes a fifth off what Snappy leaves, for a little more
@@ -90,8 +113,7 @@ pub(super) struct OpenFile {
 
 enum Encoder {
     Parquet(Box<ArrowWriter<Vec<u8>>>),
-    Csv,
-    Json,
+    Other(Box<RowWriter>),
 }
 
 /// A file that is whole.
@@ -109,14 +131,13 @@ pub(super) struct Written {
 
 impl OpenFile {
     pub(super) fn new(kind: &FileKind, path: Path) -> Result<Self> {
-        let encoder = match kind.format {
+        let encoder = match kind.spec.format() {
             WriteFormat::Parquet => {
                 // Every type of a table has a Parquet type that says it all; Arrow's own would only repeat that text was held as views.
                 let options = ArrowWriterOptions::new().with_properties(kind.properties.clone()).with_skip_arrow_metadata(true);
                 Encoder::Parquet(Box::new(ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&kind.schema), options)?))
             }
-            WriteFormat::Csv => Encoder::Csv,
-            WriteFormat::Json => Encoder::Json,
+            _ => Encoder::Other(Box::new(RowWriter::new(&kind.spec.words, &kind.schema, &kind.spec.compression)?)),
         };
         let upload = BufWriter::with_capacity(Arc::clone(&kind.store), path.clone(), PART_BYTES).with_max_concurrency(PARTS_MAX);
         Ok(Self { kind: kind.clone(), path, encoder, upload: Some(upload), uploaded: 0, rows: 0, changed: 0 })
@@ -129,17 +150,7 @@ impl OpenFile {
                 writer.write(batch)?;
                 std::mem::take(writer.inner_mut())
             }
-            Encoder::Csv => {
-                let mut writer = csv::WriterBuilder::new().with_header(self.rows == 0).build(Vec::new());
-                writer.write(batch)?;
-                writer.into_inner()
-            }
-            Encoder::Json => {
-                let mut writer = LineDelimitedWriter::new(Vec::new());
-                writer.write(batch)?;
-                writer.finish()?;
-                writer.into_inner()
-            }
+            Encoder::Other(writer) => writer.write(batch).await?,
         };
         self.rows += batch.num_rows() as u64;
         self.changed += changed;
@@ -158,7 +169,7 @@ impl OpenFile {
     pub(super) fn size(&self) -> u64 {
         let encoded = match &self.encoder {
             Encoder::Parquet(writer) => writer.in_progress_size(),
-            Encoder::Csv | Encoder::Json => 0,
+            Encoder::Other(writer) => writer.memory(),
         };
         (self.uploaded + encoded) as u64
     }
@@ -167,7 +178,7 @@ impl OpenFile {
     pub(super) fn memory(&self) -> usize {
         let encoded = match &self.encoder {
             Encoder::Parquet(writer) => writer.memory_size(),
-            Encoder::Csv | Encoder::Json => 0,
+            Encoder::Other(writer) => writer.memory(),
         };
         encoded + self.uploaded.min(PART_BYTES * (1 + PARTS_MAX))
     }
@@ -179,13 +190,13 @@ impl OpenFile {
                 let footer = writer.finish()?;
                 (std::mem::take(writer.inner_mut()), Some(footer))
             }
-            Encoder::Csv | Encoder::Json => (Vec::new(), None),
+            Encoder::Other(writer) => (writer.finish().await?, None),
         };
         self.upload(rest).await?;
-        if let Some(upload) = &mut self.upload {
+        // Taken first: an upload that fails here takes back its parts itself, and cannot be asked to again.
+        if let Some(mut upload) = self.upload.take() {
             upload.shutdown().await?;
         }
-        self.upload = None;
         let statistics = footer.map(|footer| self.statistics(&footer)).transpose()?;
         let meta = self.kind.store.head(&self.path).await?;
         Ok(Written {

@@ -2,18 +2,17 @@
 //!
 //! The first partitions of the table that rows come for get a file each, which stays open. Rows of all others are sorted, spilling where
 //! memory is short, and written when the input has ended, one file at a time. So the number of partitions has no limit, and few of them
-//! cost no sort.
+//! cost no sort. Rows of a table whose files are sorted come in order, and need one open file. A bucket is to all this a partition more.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, RecordBatch, UInt32Array};
-use datafusion::arrow::compute::{sum, take_record_batch};
-use datafusion::arrow::datatypes::{Int64Type, Schema, SchemaRef};
+use datafusion::arrow::compute::{concat_batches, sum, take_record_batch};
+use datafusion::arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::ScalarValue;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::{HashMap, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -37,6 +36,7 @@ use super::file::{FileKind, OpenFile, Written};
 use super::{FILE_BYTES, ManifestLine, WriteSpec};
 use crate::evolution::plain_type;
 use crate::hive_path::directories;
+use crate::layout::file_name;
 
 /// Files open at one time. Each holds some megabytes, and what it was given since its last row group.
 const OPEN_MAX: usize = 64;
@@ -46,6 +46,12 @@ const CLOSING_MAX: usize = 4;
 
 /// Where memory is short, the largest file is closed; not if it holds less than this, or there would be a file per batch.
 const CLOSED_BYTES_MIN: usize = 1024 * 1024;
+
+/// Rows that are told apart at once: a partition's share of them is written in one go, and each go has its price.
+const ROWS_AT_ONCE: usize = 64 * 1024;
+
+/// The same in bytes, for long rows.
+const BYTES_AT_ONCE: usize = 16 * 1024 * 1024;
 
 /// Batches that wait for the sort.
 const WAITING_MAX: usize = 2;
@@ -75,11 +81,12 @@ pub(super) struct Task {
     time: Time,
 }
 
-/// A partition of the table: its values and its directory.
+/// A partition of the table, or a bucket of one: its values and its directory.
 #[derive(Debug, Clone)]
 struct Place {
     keys: Vec<ScalarValue>,
     directory: Path,
+    bucket: Option<u32>,
 }
 
 /// A partition of the table whose rows go into a file right away. There is no file before the first row, nor after the last one was full.
@@ -103,7 +110,8 @@ impl Task {
         let root = Path::from_url_path(url.path()).map_err(|cause| external(cause.to_string()))?;
         let columns = spec.file_columns(schema.fields().len());
         let key_fields = &schema.fields()[columns..columns + spec.keys as usize];
-        let converter = RowConverter::new(key_fields.iter().map(|field| SortField::new(field.data_type().clone())).collect())?;
+        let groups = schema.fields()[columns..columns + spec.groups()].iter();
+        let converter = RowConverter::new(groups.map(|field| SortField::new(field.data_type().clone())).collect())?;
         let file_schema = Arc::new(Schema::new(schema.fields()[..columns].to_vec()));
         let reservation = MemoryConsumer::new(format!("WriteExec[{partition}]")).with_can_spill(true).register(context.memory_pool());
         Ok(Self {
@@ -129,18 +137,10 @@ impl Task {
     }
 
     /// Writes all rows. What was written is removed if this does not come to its end.
-    pub(super) async fn run(mut self, mut input: SendableRecordBatchStream) -> Result<RecordBatch> {
-        while let Some(batch) = input.try_next().await? {
-            let time = self.time.clone();
-            let _timer = time.timer();
-            self.write(&batch).await?;
-        }
-        let open = std::mem::take(&mut self.open);
-        for OpenPartition { place, file } in open.into_values() {
-            self.close(file, &place).await?;
-        }
-        if let Some(others) = self.others.take() {
-            self.write_sorted(others.sorted().await?).await?;
+    pub(super) async fn run(mut self, input: SendableRecordBatchStream) -> Result<RecordBatch> {
+        match self.spec.is_sorted() {
+            true => self.write_sorted(input).await?,
+            false => self.write_unsorted(input).await?,
         }
         while let Some(closed) = self.begun.closing.join_next().await {
             self.closed(closed)?;
@@ -150,9 +150,44 @@ impl Task {
         Ok(manifest)
     }
 
+    /// Writes rows that come in any order.
+    async fn write_unsorted(&mut self, mut input: SendableRecordBatchStream) -> Result<()> {
+        // Rows of one partition need not be told apart.
+        let rows_at_once = if self.spec.groups() == 0 { 0 } else { ROWS_AT_ONCE };
+        let (mut waiting, mut rows, mut bytes) = (Vec::new(), 0, 0);
+        while let Some(batch) = input.try_next().await? {
+            rows += batch.num_rows();
+            bytes += batch.get_array_memory_size();
+            waiting.push(batch);
+            if rows >= rows_at_once || bytes >= BYTES_AT_ONCE {
+                self.write_all(std::mem::take(&mut waiting)).await?;
+                (rows, bytes) = (0, 0);
+            }
+        }
+        self.write_all(waiting).await?;
+        let open = std::mem::take(&mut self.open);
+        for OpenPartition { place, file } in open.into_values() {
+            self.close(file, &place).await?;
+        }
+        if let Some(others) = self.others.take() {
+            self.write_sorted(others.sorted().await?).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_all(&mut self, batches: Vec<RecordBatch>) -> Result<()> {
+        let time = self.time.clone();
+        let _timer = time.timer();
+        match batches.as_slice() {
+            [] => Ok(()),
+            [batch] => self.write(batch).await,
+            _ => self.write(&concat_batches(&self.schema, &batches)?).await,
+        }
+    }
+
     /// Writes rows of open partitions, and hands the rest to the sort.
     async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let rows = self.key_rows(batch)?;
+        let rows = self.group_rows(batch)?;
         let mut here = Vec::<(Box<[u8]>, Vec<u32>)>::new();
         let mut elsewhere = Vec::new();
         let mut places = HashMap::<&[u8], Option<usize>>::new();
@@ -195,17 +230,21 @@ impl Task {
         self.reserve().await
     }
 
-    /// Writes rows that are sorted by partition.
+    /// Writes rows that are sorted by partition and bucket.
     async fn write_sorted(&mut self, mut sorted: SendableRecordBatchStream) -> Result<()> {
         let mut current: Option<(Box<[u8]>, OpenPartition)> = None;
         while let Some(batch) = sorted.try_next().await? {
             let time = self.time.clone();
             let _timer = time.timer();
-            let Some(rows) = self.key_rows(&batch)? else { continue };
+            let rows = self.group_rows(&batch)?;
+            let group = |row| rows.as_ref().map_or(&[][..], |rows| rows.row(row).data());
             let mut start = 0;
             while start < batch.num_rows() {
-                let key = rows.row(start).data();
-                let end = (start + 1..batch.num_rows()).find(|row| rows.row(*row).data() != key).unwrap_or_else(|| batch.num_rows());
+                let key = group(start);
+                let end = match &rows {
+                    Some(_) => (start + 1..batch.num_rows()).find(|row| group(*row) != key).unwrap_or_else(|| batch.num_rows()),
+                    None => batch.num_rows(),
+                };
                 let mut partition = match current.take() {
                     Some((open, partition)) if *open == *key => partition,
                     before => {
@@ -228,14 +267,14 @@ impl Task {
         }
     }
 
-    /// The keys of rows, comparable; none if the table has none.
-    fn key_rows(&self, batch: &RecordBatch) -> Result<Option<Rows>> {
+    /// Keys and buckets of rows, comparable; none if the table has neither.
+    fn group_rows(&self, batch: &RecordBatch) -> Result<Option<Rows>> {
         let columns = self.spec.file_columns(batch.num_columns());
-        let keys = &batch.columns()[columns..columns + self.keys.len()];
-        Ok(if keys.is_empty() { None } else { Some(self.converter.convert_columns(keys)?) })
+        let groups = &batch.columns()[columns..columns + self.spec.groups()];
+        Ok(if groups.is_empty() { None } else { Some(self.converter.convert_columns(groups)?) })
     }
 
-    /// The partition that a row belongs to.
+    /// The partition and bucket that a row belongs to.
     fn place(&self, batch: &RecordBatch, row: usize) -> Result<Place> {
         let columns = self.spec.file_columns(batch.num_columns());
         let key = |index: usize| {
@@ -250,7 +289,8 @@ impl Task {
             false => Path::parse(format!("{}/{below}", self.root)),
         };
         let directory = directory.map_err(|cause| DataFusionError::External(Box::new(cause)))?;
-        Ok(Place { keys, directory })
+        let bucket = (self.spec.buckets > 0).then(|| batch.column(columns + self.keys.len()).as_primitive::<Int32Type>().value(row));
+        Ok(Place { keys, directory, bucket: bucket.map(i32::unsigned_abs) })
     }
 
     /// Adds rows of one partition to its file, and closes it if it is large enough.
@@ -272,8 +312,9 @@ impl Task {
 
     fn file(&mut self, place: &Place) -> Result<OpenFile> {
         let WriteSpec { query, .. } = self.spec.as_ref();
-        let (partition, number, extension) = (self.partition, self.next_file, self.spec.format().extension());
-        let name = format!("part-{query}-{partition}-{number}-{}.{extension}", Uuid::new_v4().simple());
+        let (partition, number, extension) = (self.partition, self.next_file, self.spec.extension()?);
+        let unique = format!("{query}-{partition}-{number}-{}", Uuid::new_v4().simple());
+        let name = file_name(&unique, place.bucket, &extension);
         self.next_file += 1;
         let path = place.directory.clone().join(name);
         self.begun.paths.push(path.clone());
@@ -334,9 +375,9 @@ impl Task {
 
     fn ordering(&self) -> Result<LexOrdering> {
         let first = self.spec.file_columns(self.schema.fields().len());
-        let key = |(index, name): (usize, &String)| PhysicalSortExpr::new_default(Arc::new(Column::new(name, first + index)));
-        LexOrdering::new(self.keys.iter().enumerate().map(key))
-            .ok_or_else(|| DataFusionError::Internal("a table without partition keys has one partition".to_owned()))
+        let column = |index: usize| PhysicalSortExpr::new_default(Arc::new(Column::new(self.schema.field(index).name(), index)));
+        LexOrdering::new((first..first + self.spec.groups()).map(column))
+            .ok_or_else(|| DataFusionError::Internal("a table without partition keys and buckets has one partition".to_owned()))
     }
 }
 

@@ -17,6 +17,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::*;
+use crate::formats::{FileFormat, HEADER_LINES, Storage};
 
 const MEMORY_BYTES: usize = 64 * 1024 * 1024;
 
@@ -148,7 +149,9 @@ async fn marks_are_counted_and_not_written() {
     let bench = bench();
     let rows = batch([("n", Arc::new(Int64Array::from(vec![5, 6, 7]))), ("m", Arc::new(Int64Array::from(vec![1, 0, 2])))]);
     for (format, text) in [(WriteFormat::Csv, "n\n5\n6\n7\n"), (WriteFormat::Json, "{\"n\":5}\n{\"n\":6}\n{\"n\":7}\n")] {
-        let spec = WriteSpec { marked: true, format: format.into(), ..spec(0) };
+        let storage = Storage::of(if format == WriteFormat::Csv { FileFormat::Csv } else { FileFormat::Json });
+        let words = storage.to_write(&BTreeMap::from([(HEADER_LINES.to_owned(), "1".to_owned())]));
+        let spec = WriteSpec { marked: true, format: format.into(), words, ..spec(0) };
         let lines = bench.write(&plan(vec![rows.clone()], spec)).await.unwrap();
         let [line] = lines.as_slice() else { panic!("{lines:?}") };
         assert_eq!((line.rows, line.changed, line.keys.len()), (3, 3, 0));

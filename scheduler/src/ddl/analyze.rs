@@ -3,28 +3,24 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
-use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
-use tokio::sync::OnceCell;
 use windlass_catalog::catalog::{AnalyzedPartition, CATALOG, DataFile, FilesDigest, Partition, TableMeta};
 use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{Analyze, AnalyzeScope, DdlStatement};
 use windlass_catalog::keys::format_value;
 use windlass_catalog::{Catalog, Comparison, KeyPredicate};
-use windlass_proto::{Kind, Progress};
+use windlass_proto::Kind;
 
 use super::change::key_value;
-use super::show::check_kind;
+use super::show::check_has_files;
 use super::{DdlExecutor, Names, Row, ViewPlanner, full_name, not_found, rows_of};
 use crate::engines::Run;
 use crate::error::{Error, Result};
-use crate::query::rows::Rows;
 
 /// Sketches that one statement makes, each at most two kilobytes of the catalog and four of an executor's memory.
 const SKETCHES_MAX: usize = 1 << 16;
@@ -53,7 +49,7 @@ impl DdlExecutor {
     pub async fn analysis(&self, analyze: &Analyze, current_database: &str, planner: &dyn ViewPlanner) -> Result<Option<Analysis>> {
         let names = Names { executor: self, current_database, by: &Cause::default(), planner };
         let table = names.table(&analyze.table).await?;
-        check_kind(&table, false)?;
+        check_has_files(&table)?;
         let columns = columns(&table, &analyze.scope)?;
         if columns.is_empty() {
             return Ok(None);
@@ -96,7 +92,7 @@ impl Names<'_> {
     /// Shows the rows and bytes that the catalog has from footers: all that there is to say when no values are looked at.
     pub(super) async fn analyze_size(&self, analyze: &Analyze) -> Result<Row> {
         let table = self.table(&analyze.table).await?;
-        check_kind(&table, false)?;
+        check_has_files(&table)?;
         let keys = named_keys(&table, analyze)?;
         let (partitions, rows) = if keys.is_empty() {
             let totals = self.catalog().totals(&table).await?;
@@ -194,6 +190,22 @@ impl Analysis {
         sql
     }
 
+    /// Gives what a run of the query finds to the catalog, and tells how much it was.
+    pub async fn keep(&self, run: &dyn Run) -> Result<RecordBatch> {
+        run.readable().await?;
+        let mut found = Vec::new();
+        let mut batches = run.rows().await?;
+        while let Some(batch) = batches.try_next().await? {
+            for row in 0..batch.num_rows() {
+                found.extend(self.read(&batch, row)?);
+            }
+        }
+        let rows = found.iter().filter_map(|(partition, _)| partition.statistics.num_rows.get_value()).sum::<usize>();
+        let looked_at = found.len() as u64;
+        let kept = self.catalog.put_analyzed(&self.table, found).await?;
+        rows_of(&self.statement, vec![summary(kept, self.columns.len(), Some(rows as u64), looked_at - kept)])
+    }
+
     /// What a row of the query says about its partition, and the files that the partition had. `None` for a partition that came
     /// later or has no files.
     fn read(&self, batch: &RecordBatch, row: usize) -> Result<Option<(AnalyzedPartition, FilesDigest)>> {
@@ -255,64 +267,4 @@ fn count(value: &ScalarValue) -> Result<usize> {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A run of [`Analysis::sql`]. Its rows go to the catalog at its end; the client reads how much was found.
-pub struct Analyzing {
-    run: Arc<dyn Run>,
-    analysis: Arc<Analysis>,
-    rows: OnceCell<RecordBatch>,
-}
-
-impl Analyzing {
-    /// Takes over a run.
-    pub fn new(run: Arc<dyn Run>, analysis: Arc<Analysis>) -> Self {
-        Self { run, analysis, rows: OnceCell::new() }
-    }
-
-    async fn finish(&self) -> Result<RecordBatch> {
-        tokio::select! {
-            outcome = self.run.finished() => outcome?,
-            () = self.run.full() => {}
-        }
-        let analysis = &self.analysis;
-        let mut found = Vec::new();
-        let mut batches = self.run.rows().await?;
-        while let Some(batch) = batches.try_next().await? {
-            for row in 0..batch.num_rows() {
-                found.extend(analysis.read(&batch, row)?);
-            }
-        }
-        let rows = found.iter().filter_map(|(partition, _)| partition.statistics.num_rows.get_value()).sum::<usize>();
-        let looked_at = found.len() as u64;
-        let kept = analysis.catalog.put_analyzed(&analysis.table, found).await?;
-        rows_of(&analysis.statement, vec![summary(kept, analysis.columns.len(), Some(rows as u64), looked_at - kept)])
-    }
-}
-
-#[async_trait]
-impl Run for Analyzing {
-    fn progress(&self) -> Progress {
-        self.run.progress()
-    }
-
-    async fn finished(&self) -> Result<()> {
-        self.rows.get_or_try_init(|| self.finish()).await.map(drop)
-    }
-
-    async fn rows(&self) -> Result<SendableRecordBatchStream> {
-        Rows(self.rows.get_or_try_init(|| self.finish()).await?.clone()).rows().await
-    }
-
-    async fn analysis(&self) -> Result<Option<String>> {
-        self.run.analysis().await
-    }
-
-    async fn cancel(&self) {
-        self.run.cancel().await;
-    }
-
-    async fn close(&self) {
-        self.run.close().await;
-    }
 }

@@ -20,15 +20,16 @@ use windlass_catalog::catalog::{
 use windlass_catalog::ddl::statement::schema_of;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{
-    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, PartitionValue,
-    PartitionValues, QUERY_DEPTH_MAX, TableName, rewrite_versions,
+    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, Noun,
+    PartitionValue, PartitionValues, QUERY_DEPTH_MAX, TableName, rewrite_versions,
 };
 use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path, object_url};
 use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
 use windlass_engine::evolution::reads;
 use windlass_engine::formats::Storage;
+use windlass_engine::write::WriteFormat;
 
-use super::show::check_kind;
+use super::show::check_noun;
 use super::{Names, Outcome, PARTITIONS_MAX, already_exists, full_name, not_found, too_many_partitions};
 use crate::error::{Error, Result};
 
@@ -36,7 +37,7 @@ use crate::error::{Error, Result};
 const FILES_LOOKED_AT_MAX: usize = 1000;
 
 /// Views that one view may stand on, directly or not.
-const VIEWS_BELOW_MAX: usize = 1000;
+pub(super) const VIEWS_BELOW_MAX: usize = 1000;
 
 impl Names<'_> {
     pub(super) async fn create_database(&self, create: &CreateDatabase) -> Result<Outcome> {
@@ -87,10 +88,12 @@ impl Names<'_> {
 
         let schema = create.columns.as_deref().map(schema_of);
         let mut storage = create.storage.clone();
-        if kind == TableKind::Managed && !storage.is_parquet() {
-            let message =
-                format!("table '{database}.{name}' is managed, and managed tables are kept as Parquet, not as {}", storage.format);
+        if kind == TableKind::Managed && WriteFormat::of(storage.format).is_none() {
+            let message = format!("table '{database}.{name}' is managed, and {} files can only be read", storage.format);
             return Err(Error::unsupported(message).with_hint("give the directory of the files as LOCATION"));
+        }
+        if let (TableKind::Managed, Some(columns)) = (kind, &schema) {
+            storage.make_writable(columns.fields().len());
         }
         let fits = |columns: &Schema, storage: &Storage| {
             storage.validate(&create.properties, columns).map_err(|error| Error::invalid(error.to_string()))
@@ -132,6 +135,7 @@ impl Names<'_> {
             return Err(Error::invalid(format!("table '{database}.{name}' needs a column that is not a partition key")));
         }
         fits(&schema, &storage)?;
+        storage.layout.validate(&schema).map_err(|error| Error::invalid(error.to_string()))?;
         let table = NewTable {
             database,
             name,
@@ -170,7 +174,7 @@ impl Names<'_> {
             if !create.or_replace {
                 return Err(already_exists("view", format!("{database}.{name}")));
             }
-            check_kind(existing, true)?;
+            check_noun(existing, Noun::View)?;
         }
         let (view, schema) = self.plan_view(create, &database, &name).await?;
         if let Some(existing) = existing {
@@ -200,7 +204,7 @@ impl Names<'_> {
 
     /// The definition and the columns of a view. Where the statement names the columns otherwise than the query does, the query is
     /// wrapped, so that a stored query alone says what the view's columns are.
-    async fn plan_view(&self, create: &CreateView, database: &str, name: &str) -> Result<(ViewDefinition, SchemaRef)> {
+    pub(super) async fn plan_view(&self, create: &CreateView, database: &str, name: &str) -> Result<(ViewDefinition, SchemaRef)> {
         let mut view =
             ViewDefinition { sql: create.query.clone(), default_database: self.current_database.to_owned(), dialect: create.dialect };
         self.check_acyclic(&view, (database, name)).await?;
@@ -252,32 +256,32 @@ impl Names<'_> {
     }
 
     /// Forgets a table or view. Files of external tables stay; those of a managed one are garbage.
-    pub(super) async fn drop_table(&self, name: &TableName, if_exists: bool, view: bool) -> Result<Outcome> {
-        let what = if view { "view" } else { "table" };
-        if view && name.database.is_none() && self.planner.temporary_views().contains_key(&name.name) {
+    pub(super) async fn drop_table(&self, name: &TableName, if_exists: bool, noun: Noun) -> Result<Outcome> {
+        if noun == Noun::View && name.database.is_none() && self.planner.temporary_views().contains_key(&name.name) {
             return Ok(Outcome::TemporaryView(name.name.clone(), None));
         }
         let Some(table) = self.find(name).await? else {
-            return if if_exists { Ok(absent(what, name)) } else { Err(not_found(what, name.to_string())) };
+            return if if_exists { Ok(absent(noun.name(), name)) } else { Err(not_found(noun.name(), name.to_string())) };
         };
-        check_kind(&table, view)?;
+        check_noun(&table, noun)?;
         match self.catalog().drop_table(&table).await {
             // Another statement was faster.
-            Err(CatalogError::NotFound { .. }) if if_exists => return Ok(absent(what, name)),
+            Err(CatalogError::NotFound { .. }) if if_exists => return Ok(absent(noun.name(), name)),
             done => done?,
         }
         Ok(Outcome::Done(None))
     }
 
-    pub(super) async fn alter(&self, name: &TableName, view: bool, alteration: &Alteration) -> Result<Outcome> {
+    pub(super) async fn alter(&self, name: &TableName, noun: Noun, alteration: &Alteration) -> Result<Outcome> {
         let table = self.table(name).await?;
-        let both = matches!(
-            alteration,
-            Alteration::Rename(_) | Alteration::Comment(_) | Alteration::SetProperties(_) | Alteration::UnsetProperties { .. }
-        );
-        // Hive and Spark let ALTER TABLE rename views and change their properties.
-        if !both || view {
-            check_kind(&table, view)?;
+        let of_any_kind = match alteration {
+            Alteration::Rename(_) | Alteration::Comment(_) | Alteration::SetProperties(_) | Alteration::UnsetProperties { .. } => true,
+            Alteration::ChangeColumn(change) => change.name.is_none() && change.data_type.is_none(),
+            _ => false,
+        };
+        // Hive and Spark let ALTER TABLE rename views and change their properties; COMMENT ON COLUMN does not say what it is of.
+        if !of_any_kind || noun != Noun::Table {
+            check_noun(&table, noun)?;
         }
         match alteration {
             Alteration::AddPartitions { if_not_exists, partitions } => {
@@ -306,6 +310,13 @@ impl Names<'_> {
             Alteration::SetLocation(text) => self.set_location(table, text).await?,
             Alteration::SetPartitionLocation { values, location } => self.move_partition(&table, values, location).await?,
             Alteration::RenamePartition { from, to } => self.rename_partition(&table, from, to).await?,
+            Alteration::ChangeColumn(ColumnChange { column, name: None, data_type: None, comment: Some(comment) })
+                if table.keys.iter().any(|key| key.name == *column) =>
+            {
+                let mut keys = table.keys.clone();
+                keys.iter_mut().filter(|key| key.name == *column).for_each(|key| key.comment.clone_from(comment));
+                self.change(&table, "COMMENT", TableChange::Keys(keys)).await?;
+            }
             Alteration::ChangeColumn(change) => {
                 let is_empty = self.catalog().totals(&table).await?.files == 0;
                 let schema = with_change(&table, change, is_empty)?;
@@ -474,7 +485,7 @@ impl Names<'_> {
     /// Takes the rows out of a managed table, or out of some partitions, which stay.
     pub(super) async fn truncate(&self, name: &TableName, conditions: &[Condition]) -> Result<Outcome> {
         let table = self.table(name).await?;
-        check_kind(&table, false)?;
+        check_noun(&table, Noun::Table)?;
         if table.kind != TableKind::Managed {
             return Err(Error::unsupported(format!("table '{}' is external: TRUNCATE leaves its files alone", full_name(&table)))
                 .with_hint("use DELETE FROM or INSERT OVERWRITE"));
@@ -507,22 +518,22 @@ impl Names<'_> {
         Ok(())
     }
 
-    async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
+    pub(super) async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
         Ok(self.catalog().change_table(table, &self.by.doing(operation), change).await?)
     }
 
     /// Lists a location of which nothing is recorded, and reads the footers.
-    async fn discover(
+    pub(super) async fn discover(
         &self,
         location: &str,
         layout: Layout<'_>,
         schema: Option<&SchemaRef>,
         (storage, properties): (&Storage, &BTreeMap<String, String>),
     ) -> Result<Discovery> {
-        self.compare(Discover { location, layout, schema, partitions: &[], known: &[], storage, properties }).await
+        self.compare(Discover { location, layout, schema, grows: false, partitions: &[], known: &[], storage, properties }).await
     }
 
-    /// Lists a location and reads the footers that are not known. Files that wait to be deleted are not there.
+    /// Lists a location and reads the footers that are not known. Files that wait to be deleted, or to be committed, are not there.
     pub(super) async fn compare(&self, request: Discover<'_>) -> Result<Discovery> {
         let store = self.store(&self.location(request.location)?)?;
         let mut discovery = discover::discover(request, store).await?;
@@ -534,7 +545,7 @@ impl Names<'_> {
         Ok(discovery)
     }
 
-    fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
+    pub(super) fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
         Ok(self.executor.runtime.object_store_registry.get_store(location)?)
     }
 
@@ -562,9 +573,7 @@ impl Names<'_> {
         }
         let urls: Vec<_> = found.iter().map(|file| object_url(location, &file.location)).collect();
         let garbage = self.catalog().garbage_among(&urls).await?;
-        let failed = self.catalog().abandoned_writes().await?;
-        let is_ours = |url: &String| garbage.contains(url) || failed.iter().any(|(write, _)| url.contains(&write.query_id));
-        if urls.iter().all(is_ours) {
+        if urls.iter().all(|url| garbage.contains(url)) {
             return Ok(());
         }
         Err(Error::invalid(format!("the table's directory '{location}' is not empty"))
@@ -589,7 +598,7 @@ fn absent(what: &str, name: &impl std::fmt::Display) -> Outcome {
 }
 
 /// Tables of our catalog that a query names, with their databases.
-fn referenced_tables(query: &ViewDefinition) -> Result<Vec<(String, String)>> {
+pub(super) fn referenced_tables(query: &ViewDefinition) -> Result<Vec<(String, String)>> {
     let grammar = query.dialect.grammar();
     let malformed = |error: ParserError| Error::from(DataFusionError::from(error));
     let mut tokens = Tokenizer::new(grammar, &query.sql).tokenize_with_location().map_err(|error| malformed(error.into()))?;
@@ -635,6 +644,11 @@ fn with_change(table: &TableMeta, change: &ColumnChange, is_empty: bool) -> Resu
     }
     let Some((index, field)) = table.schema.column_with_name(name) else { return Err(not_found("column", name.as_str())) };
     let mut column = Column::from_field(field);
+    let is_other = change.name.is_some() || change.data_type.as_ref().is_some_and(|data_type| *data_type != column.data_type);
+    if is_other && table.storage.layout.names(name) {
+        let message = format!("column '{name}' cannot be changed: files of table '{}' are laid out by it", full_name(table));
+        return Err(Error::unsupported(message).with_hint("make a view that gives it another name or type"));
+    }
     if let Some(new_name) = &change.name {
         if table.full_schema().column_with_name(new_name).is_some() {
             return Err(already_exists("column", new_name.clone()));

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use url::Url;
-use windlass_catalog::catalog::{NewTable, PartitionKey, TableKind, ViewDefinition};
+use windlass_catalog::catalog::{NewTable, PartitionKey, TableKind, TableMeta, ViewDefinition};
 use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{CreateTable, DatabaseName, key_type};
 use windlass_catalog::names::TemporaryViews;
+use windlass_engine::write::WriteFormat;
 
 use super::{DdlExecutor, Names, ViewPlanner, already_exists, not_allowed};
 use crate::error::{Error, Result};
 
 impl DdlExecutor {
-    /// The table that a query with these columns makes; none if there is one already and that is fine.
+    /// The table that a query with these columns makes, perhaps in the place of `replaced`; none if there is one already and that is fine.
     ///
     /// Keys are columns of the query, and follow the others. Errors: those of `CREATE TABLE`; `Invalid` for keys that the query does not
     /// have, and for a directory that is not empty, since its files would belong to the table.
@@ -24,18 +25,18 @@ impl DdlExecutor {
         create: &CreateTable,
         mut columns: Vec<Field>,
         current_database: &str,
+        replaced: Option<&TableMeta>,
     ) -> Result<Option<NewTable>> {
         let (by, planner) = (Cause::default(), NoViews);
         let names = Names { executor: self, current_database, by: &by, planner: &planner };
         let (database, name) = names.qualify(&create.table)?;
         let parent = names.database(&DatabaseName { catalog: None, name: database.clone() }).await?;
-        if names.catalog().table(&database, &name).await?.is_some() {
+        if replaced.is_none() && names.catalog().table(&database, &name).await?.is_some() {
             return if create.if_not_exists { Ok(None) } else { Err(already_exists("table", format!("{database}.{name}"))) };
         }
-        if !create.storage.is_parquet() {
+        if WriteFormat::of(create.storage.format).is_none() {
             let format = create.storage.format;
-            return Err(Error::unsupported(format!("CREATE TABLE ... AS writes Parquet files, not {format}"))
-                .with_hint("COPY (query) TO 'location' writes CSV and JSON too"));
+            return Err(Error::unsupported(format!("CREATE TABLE ... AS cannot write {format} files, which can only be read")));
         }
         if create.columns.is_some() {
             return Err(Error::invalid("CREATE TABLE ... AS takes its columns from the query")
@@ -45,7 +46,9 @@ impl DdlExecutor {
             Some(text) => (TableKind::External, self.check_location(text)?),
             None => (TableKind::Managed, names.default_location(&parent, &name)?),
         };
-        names.check_empty(&location).await?;
+        if replaced.is_none() {
+            names.check_empty(&location).await?;
+        }
         if let Some(twice) = (1..columns.len()).find(|place| columns[..*place].iter().any(|before| before.name() == columns[*place].name()))
         {
             return Err(Error::invalid(format!("the query has two columns named '{}'", columns[twice].name()))
@@ -68,17 +71,22 @@ impl DdlExecutor {
         if columns.is_empty() {
             return Err(Error::invalid(format!("table '{database}.{name}' needs a column that is not a partition key")));
         }
+        let columns = Schema::new(columns);
+        create.storage.layout.validate(&columns).map_err(|error| Error::invalid(error.to_string()))?;
+        let mut storage = create.storage.clone();
+        storage.make_writable(columns.fields().len());
+        storage.validate(&create.properties, &columns).map_err(|error| Error::invalid(error.to_string()))?;
         Ok(Some(NewTable {
             database,
             name,
             kind,
             location: location.into(),
-            schema: Arc::new(Schema::new(columns)),
+            schema: Arc::new(columns),
             keys,
             comment: create.comment.clone(),
             properties: create.properties.clone(),
             view: None,
-            storage: create.storage.clone(),
+            storage,
         }))
     }
 

@@ -11,7 +11,9 @@ use datafusion::common::{ScalarValue, Statistics};
 use windlass_catalog::KeyPredicate;
 use windlass_catalog::catalog::{CATALOG, TableKind, TableMeta, ViewDefinition};
 use windlass_catalog::ddl::types::type_name;
-use windlass_catalog::ddl::{Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, PartitionValues, Pattern, TableName};
+use windlass_catalog::ddl::{
+    Column, Condition, CreateTable, CreateView, DatabaseName, DdlStatement, Noun, PartitionValues, Pattern, TableName,
+};
 use windlass_catalog::scan::table_statistics;
 use windlass_engine::Dialect;
 
@@ -31,6 +33,7 @@ impl Names<'_> {
             DdlStatement::ShowTables { database, like, views_only } => {
                 self.show_tables(database.as_ref(), like.as_ref(), *views_only).await
             }
+            DdlStatement::ShowMaterializedViews { database, like } => self.show_materialized_views(database.as_ref(), like.as_ref()).await,
             DdlStatement::ShowColumns(table) => self.columns(table).await,
             DdlStatement::Describe { table, extended: false } => self.columns(table).await,
             DdlStatement::Describe { table, extended: true } => self.describe_extended(table).await,
@@ -47,8 +50,12 @@ impl Names<'_> {
             DdlStatement::ShowPartitions { table, conditions } => self.show_partitions(table, conditions).await,
             DdlStatement::ShowCreate(table) => {
                 let table = self.table(table).await?;
-                let statement = CreateView::of(&table).map_or_else(|| CreateTable::of(&table).to_string(), |view| view.to_string());
-                Ok(vec![vec![Some(statement)]])
+                let statement = match table.kind {
+                    TableKind::View => CreateView::of(&table).map(|view| view.to_string()),
+                    TableKind::MaterializedView => self.create_materialized_view(&table).await?.map(|view| view.to_string()),
+                    TableKind::External | TableKind::Managed => Some(CreateTable::of(&table).to_string()),
+                };
+                Ok(vec![vec![statement]])
             }
             DdlStatement::DescribeDatabase(name) => {
                 let database = self.database(name).await?;
@@ -141,11 +148,20 @@ impl Names<'_> {
         if let Some(view) = &table.view {
             fact("query", view.sql.clone());
             fact("query database", view.default_database.clone());
-        } else {
+        }
+        if table.kind != TableKind::View {
             let totals = self.catalog().totals(&table).await?;
             fact("location", table.location.clone());
             fact("format", table.storage.format.to_string());
             table.storage.serde.iter().for_each(|(name, value)| fact(&format!("serde {name}"), value.clone()));
+            let layout = &table.storage.layout;
+            if layout.buckets > 0 {
+                fact("clustered by", layout.bucketed_by.join(", "));
+                fact("buckets", layout.buckets.to_string());
+            }
+            if !layout.sorted_by.is_empty() {
+                fact("sorted by", layout.sorted_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
+            }
             fact("partition keys", table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", "));
             fact("partitions", totals.partitions.to_string());
             fact("files", totals.files.to_string());
@@ -175,7 +191,7 @@ impl Names<'_> {
 
     async fn show_stats(&self, name: &TableName) -> Result<Vec<Row>> {
         let table = self.table(name).await?;
-        check_kind(&table, false)?;
+        check_has_files(&table)?;
         let found = self.catalog().scan(&table, &KeyPredicate::All, None, PARTITIONS_MAX).await?;
         match found.truncated {
             true => Err(too_many_partitions(&table)),
@@ -239,12 +255,21 @@ fn names_like(names: impl IntoIterator<Item = String>, like: Option<&Pattern>) -
     names.into_iter().map(|name| vec![Some(name)]).collect()
 }
 
-/// Whether a thing is a view where a table is wanted, or the other way round, said in an error.
-pub(super) fn check_kind(table: &TableMeta, view: bool) -> Result<()> {
-    let name = super::full_name(table);
-    match (table.kind == TableKind::View, view) {
-        (true, false) => Err(Error::invalid(format!("'{name}' is a view")).with_hint("say VIEW instead of TABLE")),
-        (false, true) => Err(Error::invalid(format!("'{name}' is a table")).with_hint("say TABLE instead of VIEW")),
-        _ => Ok(()),
+/// Whether a thing is of another kind than the statement says, said in an error.
+pub(super) fn check_noun(table: &TableMeta, said: Noun) -> Result<()> {
+    let is = Noun::of(table.kind);
+    if is == said {
+        return Ok(());
     }
+    let words = |noun: Noun| noun.name().to_uppercase();
+    Err(Error::invalid(format!("'{}' is a {}", super::full_name(table), is.name())).with_hint(format!(
+        "say {} instead of {}",
+        words(is),
+        words(said)
+    )))
+}
+
+/// Refuses what keeps no rows.
+pub(super) fn check_has_files(table: &TableMeta) -> Result<()> {
+    if table.kind == TableKind::View { check_noun(table, Noun::Table) } else { Ok(()) }
 }

@@ -390,3 +390,36 @@ async fn catalogs_beside_ours_are_shown() {
     assert!(f.rows("SHOW TABLES FROM information_schema LIKE 'tab%'").await.len() == 1);
     assert_eq!(f.names("DESCRIBE DATABASE default").await, ["name", "location", "comment"]);
 }
+
+#[tokio::test]
+async fn what_is_shown_makes_the_same_again() {
+    let f = Fixture::new().await;
+    f.write("x/day=1/x.parquet", &[1]);
+    for (noun, name, made) in [
+        (
+            "TABLE",
+            "t",
+            "CREATE TABLE t (`a b` ARRAY<STRUCT<x: MAP<STRING, INT>>> COMMENT 'it''s', c DECIMAL(10, 2), `select` TIMESTAMP(9)) COMMENT 'a\\b'
+             PARTITIONED BY (k DECIMAL(5, 1) COMMENT 'key', l DATE) TBLPROPERTIES ('parquet.compression' = 'snappy', 'it''s' = '\"')",
+        ),
+        ("TABLE", "x", "CREATE EXTERNAL TABLE x (a BIGINT) PARTITIONED BY (day INT) STORED AS PARQUET LOCATION 'LAKE/x'"),
+        (
+            "TABLE",
+            "y",
+            "CREATE EXTERNAL TABLE y (a STRING, b INT) ROW FORMAT DELIMITED FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' NULL DEFINED AS 'n/a'
+             STORED AS TEXTFILE LOCATION 'LAKE/y' TBLPROPERTIES ('skip.header.line.count' = '1')",
+        ),
+        ("VIEW", "v", "CREATE VIEW v (one COMMENT 'first', two) COMMENT 'two' TBLPROPERTIES ('a' = 'b') AS SELECT 1 AS a, 'it''s' AS b -- end"),
+    ] {
+        f.run(made).await;
+        f.run(&format!("COMMENT ON {noun} {name} IS 'said later, with ''quotes''\\n'")).await;
+        let column = f.names(&format!("DESCRIBE {name}")).await.pop().unwrap();
+        f.run(&format!("COMMENT ON COLUMN {name}.{column} IS 'the last one'")).await;
+        let (shown, described) = (f.rows(&format!("SHOW CREATE {noun} {name}")).await, f.rows(&format!("DESCRIBE {name}")).await);
+        assert!(described.last().unwrap().ends_with("|the last one"), "{described:?}");
+        f.run(&format!("DROP {noun} {name}")).await;
+        f.run(&shown[0]).await;
+        assert_eq!(f.rows(&format!("SHOW CREATE {noun} {name}")).await, shown, "{made}");
+        assert_eq!(f.rows(&format!("DESCRIBE {name}")).await, described, "{made}");
+    }
+}

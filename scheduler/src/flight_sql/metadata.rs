@@ -18,12 +18,13 @@ use crate::system;
 /// Tables that are computed and not stored: catalog, schema, names.
 const COMPUTED: [(&str, &str, &[&str]); 2] = [
     (CATALOG, "information_schema", &["columns", "df_settings", "parameters", "routines", "schemata", "tables", "views"]),
-    (system::CATALOG, system::DATABASE, &["executors", "queries"]),
+    (system::CATALOG, system::DATABASE, &["executors", "history", "materialized_views", "queries"]),
 ];
 
 /// Types of tables. `TABLE` and not `BASE TABLE`: Power BI shows only the former, other tools take both.
 const TABLE: &str = "TABLE";
 const VIEW: &str = "VIEW";
+const MATERIALIZED_VIEW: &str = "MATERIALIZED VIEW";
 const SYSTEM_TABLE: &str = "SYSTEM TABLE";
 
 impl FlightFrontend {
@@ -74,7 +75,11 @@ impl FlightFrontend {
         let mut builder = CommandGetTables { include_schema: false, ..command.clone() }.into_builder();
         let none = Schema::empty();
         for table in self.coordinator.catalog().tables(None).await? {
-            let kind = if table.kind == TableKind::View { VIEW } else { TABLE };
+            let kind = match table.kind {
+                TableKind::External | TableKind::Managed => TABLE,
+                TableKind::View => VIEW,
+                TableKind::MaterializedView => MATERIALIZED_VIEW,
+            };
             builder.append(CATALOG, &table.database, &table.name, kind, &none).map_err(internal)?;
         }
         for (catalog, schema, tables) in COMPUTED {
@@ -118,7 +123,7 @@ fn catalogs(command: CommandGetCatalogs) -> Result<RecordBatch> {
 
 fn table_types(command: CommandGetTableTypes) -> Result<RecordBatch> {
     let mut builder = command.into_builder();
-    for table_type in [SYSTEM_TABLE, TABLE, VIEW] {
+    for table_type in [MATERIALIZED_VIEW, SYSTEM_TABLE, TABLE, VIEW] {
         builder.append(table_type);
     }
     builder.build().map_err(internal)

@@ -1,20 +1,23 @@
-//! Tables as they were: `t FOR VERSION AS OF 3`, `t FOR TIMESTAMP AS OF '2024-01-31 12:00:00'`.
+//! Tables as they were: `t FOR VERSION AS OF 3`, `t FOR TIMESTAMP AS OF '2024-01-31 12:00:00'`; and what is new in them: `t FOR CHANGES
+//! SINCE JOB 'j'`; and what cannot be read: `t FOR BAD RECORDS`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, ScalarValue, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, TableFactor, TableVersion};
+use windlass_catalog::Advance;
 use windlass_catalog::commit::Moment;
-use windlass_catalog::ddl::{TIMESTAMP_AS_OF, VERSION_AS_OF};
+use windlass_catalog::ddl::{BAD_RECORDS_OF, CHANGES_SINCE_JOB, TIMESTAMP_AS_OF, VERSION_AS_OF};
 use windlass_catalog::provider::HiveTable;
 
 use crate::error::Error;
@@ -25,6 +28,26 @@ pub(super) fn with_time_travel(mut builder: SessionStateBuilder) -> SessionState
     builder
 }
 
+/// The jobs that a plan reads for, each once for each table, and up to where.
+pub(super) async fn advances(state: &SessionState, plan: &LogicalPlan) -> Result<Vec<Advance>> {
+    let mut sources = Vec::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            sources.push(source_as_provider(&scan.source)?);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let mut found = Vec::<Advance>::new();
+    for table in sources.iter().filter_map(|source| source.downcast_ref::<HiveTable>()) {
+        if let Some(advance) = table.advance(state).await?
+            && !found.contains(&advance)
+        {
+            found.push(advance);
+        }
+    }
+    Ok(found)
+}
+
 #[derive(Debug)]
 struct TimeTravel;
 
@@ -33,6 +56,13 @@ impl RelationPlanner for TimeTravel {
         let TableFactor::Table { name, alias, version, args, .. } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };
+        if let Some(job) = args.as_ref().map(|args| job(&args.args)).transpose()?.flatten() {
+            let which = format!("since {job}");
+            return planned(context, name, alias, &which, "new rows to tell from others", |table| Some(table.since(&job)));
+        }
+        if args.as_ref().is_some_and(|args| asks_for_bad_records(&args.args)) {
+            return planned(context, name, alias, "bad", "records that cannot be read", HiveTable::bad_records);
+        }
         let (by, value) = match (version, args) {
             (Some(version), _) => clause(version)?,
             (None, Some(args)) => match argument(&args.args) {
@@ -42,16 +72,31 @@ impl RelationPlanner for TimeTravel {
             (None, None) => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
         let moment = moment(context, by, value)?;
-        let (name, alias) = (context.object_name_to_table_reference(name.clone())?, alias.clone());
-        let provider = source_as_provider(&context.context_provider().get_table_source(name.clone())?)?;
-        let Some(table) = provider.downcast_ref::<HiveTable>() else {
-            return Err(external(Error::unsupported(format!("'{name}' has no versions to read: only managed tables have"))));
+        let which = match &moment {
+            Moment::Version(version) => version.to_string(),
+            Moment::Time(ms) => format!("{ms}ms"),
         };
-        // Under a name of its own, or two versions of a table would look like one scan to the optimizer.
-        let version = versioned(&name, &moment);
-        let plan = LogicalPlanBuilder::scan(version, provider_as_source(Arc::new(table.at(moment))), None)?.alias(name)?.build()?;
-        Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+        planned(context, name, alias, &which, "versions to read", |table| Some(table.at(moment)))
     }
+}
+
+/// Some of the rows of a table. Errors: `Unsupported` for what has no files.
+fn planned(
+    context: &dyn RelationPlannerContext,
+    name: &ast::ObjectName,
+    alias: &Option<ast::TableAlias>,
+    which: &str,
+    what: &str,
+    read: impl FnOnce(&HiveTable) -> Option<HiveTable>,
+) -> Result<RelationPlanning> {
+    let name = context.object_name_to_table_reference(name.clone())?;
+    let provider = source_as_provider(&context.context_provider().get_table_source(name.clone())?)?;
+    let Some(table) = provider.downcast_ref::<HiveTable>().and_then(read) else {
+        return Err(external(Error::unsupported(format!("'{name}' has no {what}: only tables with files of some kinds have"))));
+    };
+    // Under a name of its own, or two versions of a table would look like one scan to the optimizer.
+    let plan = LogicalPlanBuilder::scan(renamed(&name, which), provider_as_source(Arc::new(table)), None)?.alias(name)?.build()?;
+    Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
 }
 
 /// What says which version it is.
@@ -120,15 +165,32 @@ fn external(error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// A name for a version of a table.
-fn versioned(name: &TableReference, moment: &Moment) -> TableReference {
-    let table = match moment {
-        Moment::Version(version) => format!("{}@{version}", name.table()),
-        Moment::Time(ms) => format!("{}@{ms}ms", name.table()),
-    };
+/// A name for some of the rows of a table.
+fn renamed(name: &TableReference, which: &str) -> TableReference {
+    let table = format!("{}@{which}", name.table());
     match (name.catalog(), name.schema()) {
         (Some(catalog), Some(schema)) => TableReference::full(catalog, schema, table),
         (None, Some(schema)) => TableReference::partial(schema, table),
         _ => TableReference::bare(table),
+    }
+}
+
+/// Whether arguments are those of `FOR BAD RECORDS`.
+fn asks_for_bad_records(args: &[FunctionArg]) -> bool {
+    matches!(args, [FunctionArg::Named { name, .. }] if name.value == BAD_RECORDS_OF)
+}
+
+/// The job that `CHANGES SINCE JOB` names, if that is what arguments say.
+fn job(args: &[FunctionArg]) -> Result<Option<String>> {
+    let [FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. }] = args else { return Ok(None) };
+    if name.value != CHANGES_SINCE_JOB {
+        return Ok(None);
+    }
+    match value {
+        ast::Expr::Value(literal) => match literal.value.clone().into_string() {
+            Some(job) => Ok(Some(job)),
+            None => Err(external(Error::invalid(format!("CHANGES SINCE JOB needs a name in quotes, not {value}")))),
+        },
+        _ => Err(external(Error::invalid(format!("CHANGES SINCE JOB needs a name in quotes, not {value}")))),
     }
 }

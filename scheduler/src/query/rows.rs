@@ -7,6 +7,7 @@ use datafusion::arrow::array::{RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::BoxFuture;
 use futures::{TryStreamExt, stream};
 use tokio::sync::OnceCell;
 use windlass_catalog::scan::ScanReports;
@@ -43,57 +44,75 @@ impl Run for Rows {
     async fn close(&self) {}
 }
 
-/// A run that is watched instead of read: its rows are its analysis.
-pub struct Analyzed {
+/// Makes rows of a run.
+type Make = dyn Fn(Arc<dyn Run>) -> BoxFuture<'static, Result<RecordBatch>> + Send + Sync;
+
+/// A run whose rows its client does not see, but what is made of them or of its end.
+pub struct Summary {
     run: Arc<dyn Run>,
-    engine: (String, String),
-    notes: Vec<(String, String)>,
-    reports: Arc<ScanReports>,
+    make: Box<Make>,
     rows: OnceCell<RecordBatch>,
 }
 
-impl Analyzed {
-    /// Watches `run`, and shows its `engine` row, `notes` on its plan and what its scans reported.
-    pub fn new(run: Arc<dyn Run>, engine: (String, String), notes: Vec<(String, String)>, reports: Arc<ScanReports>) -> Self {
-        Self { run, engine, notes, reports, rows: OnceCell::new() }
+impl Summary {
+    /// Takes over a run, of which `make` reads all rows.
+    pub fn new<F>(run: Arc<dyn Run>, make: impl Fn(Arc<dyn Run>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<RecordBatch>> + Send + 'static,
+    {
+        Self { run, make: Box::new(move |run| Box::pin(make(run))), rows: OnceCell::new() }
     }
 
-    async fn watch(&self) -> Result<RecordBatch> {
-        tokio::select! {
-            outcome = self.run.finished() => outcome?,
-            () = self.run.full() => {}
-        }
-        // An engine that streams ends when its rows are read.
-        let mut unwanted = self.run.rows().await?;
-        while unwanted.try_next().await?.is_some() {}
-        let analysis = self.run.analysis().await?.unwrap_or_else(|| "this engine keeps no measurements".to_owned());
-        let (kind, mut engine) = self.engine.clone();
-        let ran_on = self.run.progress().engine;
-        if !ran_on.is_empty() {
-            engine = format!("{engine}; it ran {ran_on}");
-        }
-        let rows = std::iter::once((kind, engine)).chain(self.notes.iter().cloned());
-        let rows = rows.chain([("analysis".to_owned(), analysis)]).chain(scan_rows(&self.reports));
-        plan_rows(&rows.collect::<Vec<_>>())
+    /// EXPLAIN ANALYZE: shows its `engine` row, `notes` on its plan, its analysis and what its scans reported.
+    pub fn analyzed(run: Arc<dyn Run>, engine: (String, String), notes: Vec<(String, String)>, reports: Arc<ScanReports>) -> Self {
+        Self::new(run, move |run| analyzed(run, engine.clone(), notes.clone(), Arc::clone(&reports)))
+    }
+
+    async fn made(&self) -> Result<&RecordBatch> {
+        self.rows.get_or_try_init(|| (self.make)(Arc::clone(&self.run))).await
     }
 }
 
+async fn analyzed(
+    run: Arc<dyn Run>,
+    (kind, mut engine): (String, String),
+    notes: Vec<(String, String)>,
+    reports: Arc<ScanReports>,
+) -> Result<RecordBatch> {
+    run.readable().await?;
+    // An engine that streams ends when its rows are read.
+    let mut unwanted = run.rows().await?;
+    while unwanted.try_next().await?.is_some() {}
+    let analysis = run.analysis().await?.unwrap_or_else(|| "this engine keeps no measurements".to_owned());
+    let ran_on = run.progress().engine;
+    if !ran_on.is_empty() {
+        engine = format!("{engine}; it ran {ran_on}");
+    }
+    let rows = std::iter::once((kind, engine)).chain(notes);
+    let rows = rows.chain([("analysis".to_owned(), analysis)]).chain(scan_rows(&reports));
+    plan_rows(&rows.collect::<Vec<_>>())
+}
+
 #[async_trait]
-impl Run for Analyzed {
+impl Run for Summary {
     fn progress(&self) -> Progress {
         self.run.progress()
     }
 
     async fn finished(&self) -> Result<()> {
-        self.rows.get_or_try_init(|| self.watch()).await.map(drop)
+        self.made().await.map(drop)
     }
 
     async fn rows(&self) -> Result<SendableRecordBatchStream> {
-        Rows(self.rows.get_or_try_init(|| self.watch()).await?.clone()).rows().await
+        Rows(self.made().await?.clone()).rows().await
     }
 
     async fn analysis(&self) -> Result<Option<String>> {
         self.run.analysis().await
+    }
+
+    async fn measured(&self) {
+        self.run.measured().await;
     }
 
     async fn cancel(&self) {

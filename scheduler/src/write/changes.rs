@@ -14,7 +14,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr_rewriter::unnormalize_cols;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan, cast, lit, when};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan, cast, lit, when};
 use datafusion::sql::sqlparser::ast::{self, visit_expressions};
 use windlass_catalog::catalog::{DataFile, TableKind, TableMeta};
 use windlass_catalog::provider::HiveTable;
@@ -22,9 +22,8 @@ use windlass_catalog::prune::Pruning;
 use windlass_catalog::{KeyPredicate, Replaces};
 use windlass_engine::write::WriteSpec;
 
-use super::node::WriteNode;
 use super::parse::Change;
-use super::plan::{Counted, Target, WritePlan, Writes, assigned, full_name, table_spec, typed, write};
+use super::plan::{Counted, Files, Target, WritePlan, Writes, assigned, full_name, nothing, table_spec, typed, write};
 use super::template::{Parts, normalized, quoted};
 use crate::error::{Error, Result};
 
@@ -56,13 +55,12 @@ impl Touched {
 
     /// How the rows that come in their place are written. Errors: `Unsupported` for tables whose files are not ours.
     pub(super) fn spec(&self, operation: &str) -> Result<WriteSpec> {
-        let TableMeta { kind, location, keys, properties, .. } = self.meta.as_ref();
-        if *kind != TableKind::Managed {
+        if self.meta.kind != TableKind::Managed {
             let name = full_name(&self.meta);
             return Err(Error::unsupported(format!("{operation} cannot change rows of table '{name}', which is external"))
                 .with_hint("delete whole partitions, or keep the rows in a managed table: CREATE TABLE ... AS SELECT without LOCATION"));
         }
-        Ok(WriteSpec { marked: true, ..table_spec(location, keys.len(), properties, true) })
+        Ok(WriteSpec { marked: true, ..table_spec(Files::of(&self.meta), true) })
     }
 }
 
@@ -204,8 +202,7 @@ pub(super) fn place(table: &TableMeta, fields: &[FieldRef], name: &str) -> Resul
 
 /// A statement that takes files out of a table and writes none.
 fn taken_out(table: Arc<TableMeta>, replaces: Replaces, before: Option<u64>) -> Result<(LogicalPlan, WritePlan)> {
-    let spec = WriteSpec { location: table.location.clone(), ..WriteSpec::default() };
-    let nothing = WriteNode::plan(LogicalPlanBuilder::empty(false).build()?, spec)?;
+    let nothing = nothing(&table.location)?;
     let counted = Counted::Changes { before };
     Ok((nothing, WritePlan { target: Target::Table(table), operation: "DELETE", replaces, counted }))
 }

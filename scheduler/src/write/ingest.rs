@@ -22,7 +22,7 @@ use windlass_catalog::ddl::{CreateTable, TableName};
 use windlass_engine::formats::Storage;
 use windlass_proto::Kind;
 
-use super::plan::{Counted, Target, WritePlan, Writes, full_name, stored, table_column, table_spec, write};
+use super::plan::{Counted, Files, Target, WritePlan, Writes, full_name, stored, table_column, table_spec, write};
 use crate::error::{Error, Result};
 
 /// Where the rows of a stream go.
@@ -100,7 +100,7 @@ impl Writes<'_> {
             (Ok(table), _, IfExists::Append) => append(rows, table, Replaces::Nothing),
             (Ok(table), _, IfExists::Replace) => self.replace(rows, table).await,
             (Err(error), IfMissing::Create, _) if error.kind() == Kind::NotFound => {
-                let table = self.ddl.new_table(&create(name), columns(&rows)?, &self.database()).await?;
+                let table = self.ddl.new_table(&CreateTable::named(name), columns(&rows)?, &self.database(), None).await?;
                 let table = table.ok_or_else(|| Error::internal("a table that may not exist does"))?;
                 into_new(rows, table, None)
             }
@@ -138,22 +138,6 @@ impl Writes<'_> {
     }
 }
 
-fn create(table: TableName) -> CreateTable {
-    CreateTable {
-        table,
-        if_not_exists: false,
-        external: false,
-        columns: None,
-        keys: None,
-        keys_by_name: false,
-        comment: None,
-        location: None,
-        properties: BTreeMap::new(),
-        storage: Storage::default(),
-        query: None,
-    }
-}
-
 fn columns(rows: &LogicalPlan) -> Result<Vec<datafusion::arrow::datatypes::Field>> {
     rows.schema().fields().iter().map(|field| table_column(field)).collect()
 }
@@ -161,8 +145,8 @@ fn columns(rows: &LogicalPlan) -> Result<Vec<datafusion::arrow::datatypes::Field
 fn into_new(rows: LogicalPlan, table: NewTable, replaced: Option<Arc<TableMeta>>) -> Result<(LogicalPlan, WritePlan)> {
     let fields = table.schema.fields().iter().enumerate();
     let values = fields.map(|(column, field)| stored(&rows, column, field)).collect::<Result<Vec<_>>>()?;
-    let spec = table_spec(&table.location, 0, &table.properties, false);
-    let target = Target::NewTable { table: Box::new(table), replaced };
+    let spec = table_spec(Files::of_new(&table), false);
+    let target = Target::NewTable { table: Box::new(table), replaced, refresh: None };
     Ok((write(rows, values, spec)?, WritePlan { target, operation: "INGEST", replaces: Replaces::Nothing, counted: Counted::Rows }))
 }
 
@@ -180,6 +164,6 @@ fn append(rows: LogicalPlan, table: Arc<TableMeta>, replaces: Replaces) -> Resul
         None => Ok(lit(datafusion::common::ScalarValue::try_from(field.data_type())?).alias(field.name())),
     };
     let values = full.fields().iter().map(value).collect::<Result<Vec<_>>>()?;
-    let spec = table_spec(&table.location, table.keys.len(), &table.properties, true);
+    let spec = table_spec(Files::of(&table), true);
     Ok((write(rows, values, spec)?, WritePlan { target: Target::Table(table), operation: "INGEST", replaces, counted: Counted::Rows }))
 }

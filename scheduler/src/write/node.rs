@@ -102,8 +102,8 @@ impl UserDefinedLogicalNodeCore for WriteNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WriteSpec { location, keys, .. } = self.spec.as_ref();
-        write!(f, "Write: location={location}, format={}, keys={keys}", self.spec.format().extension())
+        let names = self.input.schema().fields().iter().map(|field| field.name()).collect::<Vec<_>>();
+        write!(f, "Write: {}", self.spec.describe(&names))
     }
 
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {

@@ -2,6 +2,9 @@
 //!
 //! `INSERT` and `COPY` are read here, because sqlparser knows only one order of their clauses; expressions and queries are its own.
 
+use std::collections::BTreeMap;
+
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::ast::{
     self, Assignment, AssignmentTarget, BinaryOperator, Expr, FromTable, Ident, MergeAction, MergeClauseKind, MergeInsertKind, ObjectName,
     Query, SetExpr, Statement, TableFactor, TableObject, TableWithJoins, UnaryOperator, Value,
@@ -9,9 +12,10 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::Token;
-use windlass_catalog::ddl::{CreateTable, PartitionValue, TableName};
-use windlass_engine::write::WriteFormat;
+use windlass_catalog::ddl::{CreateMaterializedView, CreateTable, PartitionValue, RefreshView, TableName};
+use windlass_engine::formats::{FileFormat, HEADER_LINES};
 
+use super::materialized::refreshed_schema;
 use super::merge::{Merge, When};
 
 /// A statement whose rows go into files.
@@ -21,6 +25,10 @@ pub(crate) enum WriteStatement {
     Insert(Insert),
     /// `CREATE TABLE ... AS`
     Create { table: Box<CreateTable>, query: Box<Statement> },
+    /// `CREATE MATERIALIZED VIEW`
+    CreateMaterializedView(Box<CreateMaterializedView>),
+    /// `REFRESH MATERIALIZED VIEW`
+    Refresh(RefreshView),
     /// `COPY ... TO`
     Copy(Copy),
     /// `DELETE`
@@ -29,8 +37,15 @@ pub(crate) enum WriteStatement {
     Update { change: Change, assignments: Vec<(String, Expr)> },
     /// `MERGE`
     Merge(Box<Merge>),
-    /// `OPTIMIZE`
-    Optimize(Change),
+    /// `OPTIMIZE`, with the columns of its curve.
+    Optimize { change: Change, curve: Vec<String> },
+}
+
+impl WriteStatement {
+    /// Columns of the rows that clients get; none if they get the number of rows that were changed.
+    pub(crate) fn schema(&self) -> Option<SchemaRef> {
+        matches!(self, Self::Refresh(_)).then(refreshed_schema)
+    }
 }
 
 /// `INSERT {INTO | OVERWRITE} [TABLE] t [(a, b)] [PARTITION (k = 'v', d)] [(a, b)] query`
@@ -51,9 +66,12 @@ pub(crate) struct Insert {
 pub(crate) struct Copy {
     pub(crate) query: Box<Query>,
     pub(crate) location: String,
-    pub(crate) format: WriteFormat,
+    pub(crate) format: FileFormat,
     pub(crate) keys: Vec<String>,
     pub(crate) compression: String,
+    /// What text files are written with, as a table would say it.
+    pub(crate) serde: BTreeMap<String, String>,
+    pub(crate) properties: BTreeMap<String, String>,
 }
 
 /// Rows of a table that change.
@@ -70,7 +88,7 @@ pub(crate) fn parse(mut parser: Parser<'_>) -> Result<WriteStatement, ParserErro
     let statement = match parser.peek_token().token {
         Token::Word(word) if word.keyword == Keyword::INSERT => WriteStatement::Insert(insert(&mut parser)?),
         Token::Word(word) if word.keyword == Keyword::COPY => WriteStatement::Copy(copy(&mut parser)?),
-        Token::Word(word) if word.keyword == Keyword::OPTIMIZE => WriteStatement::Optimize(optimize(&mut parser)?),
+        Token::Word(word) if word.keyword == Keyword::OPTIMIZE => optimize(&mut parser)?,
         _ => changes(parser.parse_statement()?)?,
     };
     while parser.consume_token(&Token::SemiColon) {}
@@ -220,18 +238,22 @@ fn copy(parser: &mut Parser<'_>) -> Result<Copy, ParserError> {
     let mut copy = Copy {
         query,
         location: parser.parse_literal_string()?,
-        format: WriteFormat::Parquet,
+        format: FileFormat::Parquet,
         keys: Vec::new(),
         compression: String::new(),
+        serde: BTreeMap::new(),
+        properties: BTreeMap::from([(HEADER_LINES.to_owned(), "1".to_owned())]),
     };
+    let mut of_csv = None;
     loop {
         if parser.parse_keywords(&[Keyword::STORED, Keyword::AS]) {
             let name = parser.parse_identifier()?.value;
             copy.format = match name.to_ascii_lowercase().as_str() {
-                "parquet" => WriteFormat::Parquet,
-                "csv" => WriteFormat::Csv,
-                "json" | "jsonl" | "ndjson" => WriteFormat::Json,
-                _ => return refused(&format!("COPY cannot write format '{name}': use PARQUET, CSV or JSON")),
+                "parquet" => FileFormat::Parquet,
+                "csv" => FileFormat::Csv,
+                "json" | "jsonfile" | "jsonl" | "ndjson" => FileFormat::Json,
+                "avro" => FileFormat::Avro,
+                _ => return refused(&format!("COPY cannot write format '{name}': use PARQUET, CSV, JSON or AVRO")),
             };
         } else if parser.parse_keywords(&[Keyword::PARTITIONED, Keyword::BY]) {
             parser.expect_token(&Token::LParen)?;
@@ -242,13 +264,44 @@ fn copy(parser: &mut Parser<'_>) -> Result<Copy, ParserError> {
             for (name, value) in parser.parse_comma_separated(option)? {
                 match name.as_str() {
                     "compression" | "parquet.compression" | "format.compression" => copy.compression = value,
-                    _ => return refused(&format!("COPY has no option '{name}': there is 'compression'")),
+                    _ => {
+                        copy.option(&name, value)?;
+                        of_csv = Some(name);
+                    }
                 }
             }
             parser.expect_token(&Token::RParen)?;
+        } else if let (Some(name), true) = (&of_csv, copy.format != FileFormat::Csv) {
+            return refused(&format!("COPY has no option '{name}' but of CSV files: add STORED AS CSV, or leave it out"));
         } else {
             return Ok(copy);
         }
+    }
+}
+
+impl Copy {
+    /// Understands an option of CSV files.
+    fn option(&mut self, name: &str, value: String) -> Result<(), ParserError> {
+        let serde = match name.strip_prefix("format.").unwrap_or(name) {
+            "header" | "has_header" => {
+                let lines = if value.eq_ignore_ascii_case("true") { "1" } else { "0" };
+                self.properties.insert(HEADER_LINES.to_owned(), lines.to_owned());
+                return Ok(());
+            }
+            "delimiter" | "delim" | "sep" => "separatorChar",
+            "quote" => "quoteChar",
+            "escape" => "escapeChar",
+            "null" | "null_value" | "nullvalue" => "serialization.null.format",
+            "multiline" => "multiline",
+            _ => {
+                return refused(&format!(
+                    "COPY has no option '{name}': there are 'compression' and, of CSV, 'header', 'delimiter', 'quote', 'escape', 'null' and \
+                     'multiline'"
+                ));
+            }
+        };
+        self.serde.insert(serde.to_owned(), value);
+        Ok(())
     }
 }
 
@@ -290,16 +343,36 @@ fn changes(statement: Statement) -> Result<WriteStatement, ParserError> {
     }
 }
 
-/// `OPTIMIZE [TABLE] t [WHERE condition]`
-fn optimize(parser: &mut Parser<'_>) -> Result<Change, ParserError> {
+/// `OPTIMIZE [TABLE] t [WHERE condition] [ZORDER BY (a, b)]`
+fn optimize(parser: &mut Parser<'_>) -> Result<WriteStatement, ParserError> {
     parser.expect_keyword(Keyword::OPTIMIZE)?;
     let _optional = parser.parse_keyword(Keyword::TABLE);
-    let relation = parser.parse_table_factor()?;
-    if matches!(&relation, TableFactor::Table { alias: Some(_), .. }) {
-        return refused("OPTIMIZE takes a table and WHERE: files are not sorted by ZORDER BY");
+    let mut relation = parser.parse_table_factor()?;
+    let is_zorder = |name: &Ident| name.quote_style.is_none() && name.value.eq_ignore_ascii_case("ZORDER");
+    // The parser takes the word for another name of the table.
+    let alias = if let TableFactor::Table { alias, .. } = &mut relation { alias.take() } else { None };
+    let mut curved = alias.as_ref().is_some_and(|alias| is_zorder(&alias.name));
+    if alias.is_some() && !curved {
+        return refused("OPTIMIZE takes a table, WHERE and ZORDER BY");
     }
-    let condition = if parser.parse_keyword(Keyword::WHERE) { Some(parser.parse_expr()?) } else { None };
-    change(vec![TableWithJoins { relation, joins: Vec::new() }], condition)
+    let mut condition = None;
+    if !curved {
+        condition = if parser.parse_keyword(Keyword::WHERE) { Some(parser.parse_expr()?) } else { None };
+        curved = matches!(parser.peek_token().token, Token::Word(word) if is_zorder(&Ident::from(word.value.as_str())));
+        if curved {
+            parser.next_token();
+        }
+    }
+    let mut curve = Vec::new();
+    if curved {
+        parser.expect_keyword(Keyword::BY)?;
+        let in_parentheses = parser.consume_token(&Token::LParen);
+        curve = parser.parse_comma_separated(|parser| parser.parse_identifier())?.iter().map(lower).collect();
+        if in_parentheses {
+            parser.expect_token(&Token::RParen)?;
+        }
+    }
+    Ok(WriteStatement::Optimize { change: change(vec![TableWithJoins { relation, joins: Vec::new() }], condition)?, curve })
 }
 
 fn change(from: Vec<TableWithJoins>, condition: Option<Expr>) -> Result<Change, ParserError> {
@@ -439,7 +512,7 @@ mod tests {
             ("INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", "MERGE INTO"),
             ("INSERT INTO t VALUES (1) 2", "end of statement"),
             ("COPY t FROM 'x'", "external table"),
-            ("COPY t TO 'x' STORED AS ORC", "PARQUET, CSV or JSON"),
+            ("COPY t TO 'x' STORED AS ORC", "PARQUET, CSV, JSON or AVRO"),
             ("DELETE FROM t USING s WHERE t.a = s.a", "MERGE INTO"),
             ("UPDATE t SET a = s.a FROM s", "MERGE INTO"),
             ("UPDATE t JOIN s ON true SET a = 1", "MERGE INTO"),

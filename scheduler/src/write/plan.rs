@@ -15,16 +15,20 @@ use url::Url;
 use windlass_catalog::catalog::{CATALOG, NewTable, TableKind, TableMeta};
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{CreateTable, PartitionValue, TableName};
-use windlass_catalog::{Catalog, Comparison, KeyPredicate, Replaces, keys};
+use windlass_catalog::{Catalog, Comparison, KeyPredicate, Refresh, Replaces, keys};
 use windlass_engine::evolution::{plain_type, scanned_type};
-use windlass_engine::write::{WriteFormat, WriteSpec};
+use windlass_engine::formats::FileFormat;
+use windlass_engine::formats::Storage;
+use windlass_engine::layout::bucket_number;
+use windlass_engine::write::{SortedBy, WriteFormat, WriteSpec};
 use windlass_proto::Kind;
 
+use super::materialized::How;
 use super::node::WriteNode;
 use super::parse::{Copy, Insert, WriteStatement};
 use crate::ddl::DdlExecutor;
 use crate::error::{Error, Result};
-use crate::planning::resolve;
+use crate::planning::{Planner, resolve};
 
 /// What becomes of the files of a write.
 #[derive(Debug)]
@@ -57,7 +61,9 @@ pub(super) enum Target {
     /// To a table.
     Table(Arc<TableMeta>),
     /// To a table that is made of them, perhaps in the place of another.
-    NewTable { table: Box<NewTable>, replaced: Option<Arc<TableMeta>> },
+    NewTable { table: Box<NewTable>, replaced: Option<Arc<TableMeta>>, refresh: Option<Refresh> },
+    /// To a materialized view.
+    View { view: Arc<TableMeta>, refresh: Refresh, how: How },
     /// To nobody: they are read where they lie.
     Location(Url),
     /// There is nothing to do.
@@ -83,6 +89,7 @@ pub(crate) struct Writes<'a> {
     pub(crate) context: &'a SessionContext,
     pub(crate) catalog: &'a Arc<dyn Catalog>,
     pub(crate) ddl: &'a DdlExecutor,
+    pub(crate) planner: &'a Planner,
 }
 
 impl Writes<'_> {
@@ -91,11 +98,13 @@ impl Writes<'_> {
         match statement {
             WriteStatement::Insert(insert) => self.insert(insert).await,
             WriteStatement::Create { table, query } => self.create(table, query).await,
+            WriteStatement::CreateMaterializedView(create) => self.create_materialized_view(create).await,
+            WriteStatement::Refresh(refresh) => self.refresh(refresh).await,
             WriteStatement::Copy(copy) => self.copy(copy).await,
             WriteStatement::Delete(change) => self.delete(change).await,
             WriteStatement::Update { change, assignments } => self.update(change, assignments).await,
             WriteStatement::Merge(merge) => self.merge(merge).await,
-            WriteStatement::Optimize(change) => self.optimize(change).await,
+            WriteStatement::Optimize { change, curve } => self.optimize(change, curve).await,
         }
     }
 
@@ -138,7 +147,7 @@ impl Writes<'_> {
                 if value.is_null() { KeyPredicate::IsNull(key) } else { KeyPredicate::Compare(key, Comparison::Equal, value.clone()) }
             }))),
         };
-        let spec = table_spec(&table.location, table.keys.len(), &table.properties, exchange);
+        let spec = table_spec(Files::of(&table), exchange);
         let operation = if insert.overwrite { "INSERT OVERWRITE" } else { "INSERT" };
         Ok((write(rows, values, spec)?, WritePlan { target: Target::Table(table), operation, replaces, counted: Counted::Rows }))
     }
@@ -148,11 +157,9 @@ impl Writes<'_> {
         let columns = rows.schema().fields().iter().map(|field| table_column(field)).collect::<Result<Vec<_>>>()?;
         let plan = |target| WritePlan { target, operation: "CREATE TABLE AS", replaces: Replaces::Nothing, counted: Counted::Rows };
         let names: Vec<_> = columns.iter().map(|column| column.name().clone()).collect();
-        let Some(table) = self.ddl.new_table(create, columns, &self.database()).await? else {
-            let nothing = LogicalPlanBuilder::empty(false).build()?;
+        let Some(table) = self.ddl.new_table(create, columns, &self.database(), None).await? else {
             // Nothing is written to it.
-            let spec = WriteSpec { location: "file:///".to_owned(), ..WriteSpec::default() };
-            return Ok((WriteNode::plan(nothing, spec)?, plan(Target::Nowhere)));
+            return Ok((nothing("file:///")?, plan(Target::Nowhere)));
         };
         let keys = table.keys.iter().map(|key| Arc::new(Field::new(&key.name, key.key_type.data_type(), true)));
         let fields: Vec<FieldRef> = table.schema.fields().iter().map(Arc::clone).chain(keys).collect();
@@ -161,8 +168,8 @@ impl Writes<'_> {
             stored(&rows, column.ok_or_else(|| Error::internal("a new table has a column of its own"))?, field)
         };
         let values = fields.iter().map(value).collect::<Result<Vec<_>>>()?;
-        let spec = table_spec(&table.location, table.keys.len(), &table.properties, true);
-        Ok((write(rows, values, spec)?, plan(Target::NewTable { table: Box::new(table), replaced: None })))
+        let spec = table_spec(Files::of_new(&table), true);
+        Ok((write(rows, values, spec)?, plan(Target::NewTable { table: Box::new(table), replaced: None, refresh: None })))
     }
 
     async fn copy(&self, copy: &Copy) -> Result<(LogicalPlan, WritePlan)> {
@@ -180,9 +187,14 @@ impl Writes<'_> {
         if values.len() == copy.keys.len() {
             return Err(Error::invalid("COPY needs a column that is not a partition key"));
         }
+        let mut storage = Storage { format: copy.format, serde: copy.serde.clone(), ..Storage::default() };
+        storage.make_writable(columns.len() - copy.keys.len());
+        let kept = Schema::new(columns.iter().filter(|column| !is_key(column)).cloned().collect::<Vec<_>>());
+        storage.validate(&copy.properties, &kept).map_err(|error| Error::invalid(error.to_string()))?;
         let spec = WriteSpec {
             location: location.to_string(),
-            format: copy.format.into(),
+            format: written_format(copy.format)?.into(),
+            words: storage.to_write(&copy.properties),
             compression: copy.compression.clone(),
             keys: u32::try_from(copy.keys.len()).unwrap_or(u32::MAX),
             exchange: !copy.keys.is_empty(),
@@ -211,39 +223,94 @@ impl Writes<'_> {
         let table = table.ok_or_else(|| Error::new(Kind::NotFound, format!("table '{database}.{}' does not exist", name.name)))?;
         match table.kind {
             TableKind::View => Err(Error::invalid(format!("'{}' is a view: write to the tables below it", full_name(&table)))),
-            TableKind::Managed | TableKind::External if !table.storage.is_parquet() => {
-                let (name, format) = (full_name(&table), table.storage.format);
-                Err(Error::unsupported(format!(
-                    "table '{name}' cannot be written to: its files are {format}, and only Parquet is written to tables"
-                )))
-            }
-            TableKind::Managed | TableKind::External => Ok(table),
+            TableKind::MaterializedView => Err(Error::invalid(format!("'{}' is a materialized view", full_name(&table)))
+                .with_hint("write to the tables below it, then REFRESH MATERIALIZED VIEW")),
+            TableKind::Managed | TableKind::External => written_format(table.storage.format).map(|_| table),
         }
     }
 }
 
-/// The plan that writes `values` of `rows`, all of which have names.
+/// The format in which rows are written. Errors: `Unsupported` if it can only be read.
+pub(super) fn written_format(format: FileFormat) -> Result<WriteFormat> {
+    WriteFormat::of(format).ok_or_else(|| Error::unsupported(format!("rows cannot be written as {format} files")))
+}
+
+/// The plan that writes no rows.
+pub(super) fn nothing(location: &str) -> Result<LogicalPlan> {
+    let spec = WriteSpec { location: location.to_owned(), ..WriteSpec::default() };
+    Ok(WriteNode::plan(LogicalPlanBuilder::empty(false).build()?, spec)?)
+}
+
+/// The plan that writes `values` of `rows`, all of which have names: columns of files, keys, and what else the write wants but buckets.
 pub(super) fn write(rows: LogicalPlan, mut values: Vec<Expr>, spec: WriteSpec) -> Result<LogicalPlan> {
-    let first = spec.file_columns(values.len());
-    for value in &mut values[first..first + spec.keys as usize] {
+    let others = usize::from(spec.curved) + usize::from(spec.marked);
+    let behind_keys = values.len() - others;
+    for value in &mut values[behind_keys - spec.keys as usize..behind_keys] {
         let is_text = plain_type(&value.get_type(rows.schema())?) == DataType::Utf8;
         // The empty string and NULL are one value of a partition key, since Hive spells them alike.
         if let (true, Expr::Alias(key)) = (is_text, &*value) {
             *value = nullif(key.expr.as_ref().clone(), lit("")).alias(&key.name);
         }
     }
-    Ok(WriteNode::plan(LogicalPlanBuilder::from(rows).project(values)?.build()?, spec)?)
+    let mut rows = LogicalPlanBuilder::from(rows).project(values)?.build()?;
+    if spec.buckets > 0 {
+        let mut columns: Vec<_> = rows.schema().columns().into_iter().map(Expr::Column).collect();
+        let bucketed_by = spec.bucketed_by.iter().filter_map(|column| columns.get(*column as usize).cloned());
+        let bucket = bucket_number().call([lit(spec.buckets.cast_signed())].into_iter().chain(bucketed_by).collect());
+        columns.insert(behind_keys, bucket.alias(BUCKET));
+        rows = LogicalPlanBuilder::from(rows).project(columns)?.build()?;
+    }
+    Ok(WriteNode::plan(rows, spec)?)
+}
+
+/// Name of the column that says which bucket a row belongs to.
+const BUCKET: &str = ":bucket";
+
+/// What a table says of its files.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a> {
+    location: &'a str,
+    columns: &'a Schema,
+    keys: usize,
+    properties: &'a BTreeMap<String, String>,
+    storage: &'a Storage,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn of(TableMeta { location, schema, keys, properties, storage, .. }: &'a TableMeta) -> Self {
+        Self { location, columns: schema, keys: keys.len(), properties, storage }
+    }
+
+    pub(super) fn of_new(NewTable { location, schema, keys, properties, storage, .. }: &'a NewTable) -> Self {
+        Self { location, columns: schema, keys: keys.len(), properties, storage }
+    }
 }
 
 /// How files of a table are written.
-pub(super) fn table_spec(location: &str, keys: usize, properties: &BTreeMap<String, String>, exchange: bool) -> WriteSpec {
-    let compression = ["parquet.compression", "parquet.compress", "write.parquet.compression-codec"];
+pub(super) fn table_spec(files: Files<'_>, exchange: bool) -> WriteSpec {
+    let Files { location, columns, keys, properties, storage } = files;
+    let layout = &storage.layout;
+    // Tables are made and changed so that these are there.
+    let place = |name: &str| columns.index_of(name).ok().and_then(|column| u32::try_from(column).ok());
+    let compression: &[&str] = match storage.is_parquet() {
+        true => &["parquet.compression", "parquet.compress", "write.parquet.compression-codec"],
+        false => &["write.compression", "compression", "write_compression"],
+    };
     WriteSpec {
         location: location.to_owned(),
-        format: WriteFormat::Parquet.into(),
+        // Looked at before a table is written to.
+        format: WriteFormat::of(storage.format).unwrap_or(WriteFormat::Parquet).into(),
+        words: storage.to_write(properties),
         compression: compression.iter().find_map(|name| properties.get(*name)).cloned().unwrap_or_default(),
         keys: u32::try_from(keys).unwrap_or(u32::MAX),
         exchange: exchange && keys > 0,
+        buckets: layout.buckets,
+        bucketed_by: layout.bucketed_by.iter().filter_map(|name| place(name)).collect(),
+        sorted_by: layout
+            .sorted_by
+            .iter()
+            .filter_map(|by| Some(SortedBy { column: place(&by.name)?, descending: by.descending }))
+            .collect(),
         ..WriteSpec::default()
     }
 }
@@ -373,7 +440,7 @@ fn is_assignable(found: &DataType, wanted: &DataType) -> bool {
 
 /// The column that a new table has for one of a query. Spark reads no nanoseconds, and DataFusion's functions give nothing else, so times
 /// count microseconds.
-pub(super) fn table_column(field: &Field) -> Result<Field> {
+pub(crate) fn table_column(field: &Field) -> Result<Field> {
     let data_type = match plain_type(field.data_type()) {
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone),
         other => other,

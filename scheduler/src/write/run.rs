@@ -20,13 +20,15 @@ use tracing::{Instrument, Span, info, warn};
 use url::Url;
 use windlass_catalog::catalog::NewFile;
 use windlass_catalog::discover::{object_path, object_url};
-use windlass_catalog::{Catalog, Write, WriteIntent, WrittenFile};
+use windlass_catalog::{Advance, Catalog, Refresh, Replaces, Write, WriteIntent, WrittenFile};
 use windlass_engine::write::ManifestLine;
 use windlass_proto::{Kind, Progress, QueryId};
 
+use super::dead_letters::Beside;
+use super::materialized::{How, refreshed};
 use super::node::WriteNode;
 use super::plan::{Counted, Target, WritePlan};
-use crate::engines::{Cluster, Engine, PlannedQuery, Run};
+use crate::engines::{Cluster, Earlier, Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::query::rows::Rows;
 
@@ -50,10 +52,20 @@ pub(crate) fn result_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("rows", DataType::Int64, true)]))
 }
 
+/// What is committed with a write.
+#[derive(Debug, Default)]
+pub(crate) struct With {
+    /// Jobs that it reads for.
+    pub(crate) advances: Vec<Advance>,
+    /// Other writes, which follow it.
+    pub(crate) beside: Vec<Beside>,
+}
+
 /// What a write needs beside an engine.
 #[derive(Debug)]
 pub(crate) struct Committing {
     pub(crate) plan: WritePlan,
+    pub(crate) with: With,
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) runtime: Arc<RuntimeEnv>,
     pub(crate) cluster: Arc<dyn Cluster>,
@@ -90,14 +102,21 @@ impl Engine for WritingEngine {
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared {
             run: Mutex::new(first),
+            earlier: Mutex::default(),
             ended: watch::Sender::new(None),
             cancel: cancel.clone(),
             is_committing: AtomicBool::new(false),
+            was_repeated: AtomicBool::new(false),
             executors,
         });
-        let writing = Arc::clone(&shared).drive(Arc::clone(&self.commit), self.second.clone(), query);
+        let engines = (Arc::clone(&self.engine), self.second.clone());
+        let writing = Arc::clone(&shared).drive(Arc::clone(&self.commit), engines, query);
         tokio::spawn(writing.instrument(Span::current()));
-        Ok(Arc::new(Writing { shared, _cancels: cancel.drop_guard() }))
+        let how = match &self.commit.plan.target {
+            Target::View { how, .. } => Some(*how),
+            _ => None,
+        };
+        Ok(Arc::new(Writing { shared, how, _cancels: cancel.drop_guard() }))
     }
 
     async fn explain(&self, query: PlannedQuery) -> Result<Vec<(String, String)>> {
@@ -108,36 +127,42 @@ impl Engine for WritingEngine {
 /// A run that writes. Dropping it cancels it, unless its commit has begun.
 struct Writing {
     shared: Arc<Shared>,
+    /// What is computed again, if it refreshes a view.
+    how: Option<How>,
     _cancels: DropGuard,
 }
 
 struct Shared {
     /// The attempt that runs.
     run: Mutex<Arc<dyn Run>>,
+    /// Those that it took over from.
+    earlier: Mutex<Earlier>,
     /// Rows that were changed, once that is known.
     ended: watch::Sender<Option<Result<i64>>>,
     cancel: CancellationToken,
     /// From here on the write is no longer cancelled: whether its rows are visible is the catalog's affair.
     is_committing: AtomicBool,
+    /// Whether tasks that came to their end count no more.
+    was_repeated: AtomicBool,
     /// Those that were there at the start and may write; none if nobody else does.
     executors: HashSet<String>,
 }
 
 impl Shared {
-    async fn drive(self: Arc<Self>, commit: Arc<Committing>, second: Option<Arc<dyn Engine>>, query: PlannedQuery) {
+    async fn drive(self: Arc<Self>, commit: Arc<Committing>, engines: (Arc<dyn Engine>, Option<Arc<dyn Engine>>), query: PlannedQuery) {
         let id = query.id.clone();
         let outcome = async {
-            let manifest = self.cancel.run_until_cancelled(self.write(second, query)).await.unwrap_or_else(|| Err(cancelled()))?;
+            let writing = self.write(engines, &commit.with.beside, query);
+            let (manifest, beside) = self.cancel.run_until_cancelled(writing).await.unwrap_or_else(|| Err(cancelled()))?;
             self.is_committing.store(true, Ordering::Release);
             // Read after the flag is up: a cancel either sees the flag or is seen here.
             if self.cancel.is_cancelled() {
                 return Err(cancelled());
             }
             let files: HashSet<_> = manifest.iter().map(|line| line.path.clone()).collect();
-            let rows = commit.commit(&id, manifest).await?;
-            if !self.executors.is_empty() {
-                tokio::spawn(Arc::clone(&commit).clean_up(id.clone(), files, self.executors.clone()));
-            }
+            let rows = commit.commit(&id, manifest, beside).await?;
+            let was_repeated = self.was_repeated.load(Ordering::Relaxed);
+            tokio::spawn(Arc::clone(&commit).clean_up(id.clone(), files, self.executors.clone(), was_repeated));
             Ok(rows)
         };
         let outcome = outcome.await;
@@ -151,15 +176,39 @@ impl Shared {
         self.ended.send_replace(Some(outcome));
     }
 
+    /// The manifest, and those of the writes beside it.
+    async fn write(
+        &self,
+        (engine, second): (Arc<dyn Engine>, Option<Arc<dyn Engine>>),
+        beside: &[Beside],
+        query: PlannedQuery,
+    ) -> Result<(Vec<ManifestLine>, Vec<Vec<ManifestLine>>)> {
+        let manifest = self.attempts(second.clone(), query.clone()).await?;
+        let mut others = Vec::with_capacity(beside.len());
+        for (place, Beside { plan, schema, .. }) in beside.iter().enumerate() {
+            let plan = WriteNode::for_query(plan, &id_beside(&query.id, place))?;
+            let query = PlannedQuery { plan, schema: Arc::clone(schema), ..query.clone() };
+            let done = Arc::clone(&self.run.lock());
+            done.close().await;
+            let run = engine.start(query.clone()).await?;
+            *self.run.lock() = run;
+            others.push(self.attempts(second.clone(), query).await?);
+        }
+        Ok((manifest, others))
+    }
+
     /// The manifest of an attempt that came to its end.
-    async fn write(&self, second: Option<Arc<dyn Engine>>, query: PlannedQuery) -> Result<Vec<ManifestLine>> {
+    async fn attempts(&self, second: Option<Arc<dyn Engine>>, query: PlannedQuery) -> Result<Vec<ManifestLine>> {
         let first = Arc::clone(&self.run.lock());
         match (manifest(first.as_ref()).await, second) {
             // The engine can repeat it no more, but nobody has seen a row of it.
             (Err(error), Some(engine)) if error.kind() == Kind::Unavailable => {
                 warn!(query = %query.id, %error, "a write was lost: writing everything again");
+                let earlier = Earlier::of(&first.progress(), &error);
                 first.close().await;
+                self.was_repeated.store(true, Ordering::Relaxed);
                 let second = engine.start(query).await?;
+                *self.earlier.lock() = earlier;
                 *self.run.lock() = Arc::clone(&second);
                 manifest(second.as_ref()).await
             }
@@ -174,16 +223,18 @@ impl Shared {
     }
 }
 
+/// What a write beside that of a query is called: files of both have the query's id in their names.
+fn id_beside(query: &QueryId, place: usize) -> QueryId {
+    QueryId::new(format!("{query}-{place}"))
+}
+
 fn cancelled() -> Error {
     Error::new(Kind::Cancelled, "the query was cancelled")
 }
 
 /// Reads the manifest of a run.
 async fn manifest(run: &dyn Run) -> Result<Vec<ManifestLine>> {
-    tokio::select! {
-        outcome = run.finished() => outcome?,
-        () = run.full() => {}
-    }
+    run.readable().await?;
     let mut rows = run.rows().await?;
     let (mut lines, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = rows.try_next().await? {
@@ -201,7 +252,7 @@ async fn manifest(run: &dyn Run) -> Result<Vec<ManifestLine>> {
 impl Run for Writing {
     fn progress(&self) -> Progress {
         let run = Arc::clone(&self.shared.run.lock());
-        run.progress()
+        self.shared.earlier.lock().before(run.progress())
     }
 
     async fn finished(&self) -> Result<()> {
@@ -209,8 +260,12 @@ impl Run for Writing {
     }
 
     async fn rows(&self) -> Result<SendableRecordBatchStream> {
-        let rows = Int64Array::from(vec![self.shared.ended().await?]);
-        Rows(RecordBatch::try_new(result_schema(), vec![Arc::new(rows)])?).rows().await
+        let rows = self.shared.ended().await?;
+        let batch = match self.how {
+            Some(how) => refreshed(how, rows)?,
+            None => RecordBatch::try_new(result_schema(), vec![Arc::new(Int64Array::from(vec![rows]))])?,
+        };
+        Rows(batch).rows().await
     }
 
     fn affected_rows(&self) -> Option<i64> {
@@ -221,6 +276,11 @@ impl Run for Writing {
         self.shared.ended().await?;
         let run = Arc::clone(&self.shared.run.lock());
         run.analysis().await
+    }
+
+    async fn measured(&self) {
+        let run = Arc::clone(&self.shared.run.lock());
+        run.measured().await;
     }
 
     async fn cancel(&self) {
@@ -244,34 +304,66 @@ impl Committing {
         let (location, table_id) = match &self.plan.target {
             Target::Table(table) => (table.location.clone(), Some(table.id)),
             Target::NewTable { table, .. } => (table.location.clone(), None),
-            Target::Location(_) | Target::Nowhere => return Ok(()),
+            Target::Location(location) => (location.to_string(), None),
+            Target::View { how: How::Unchanged, .. } | Target::Nowhere => return Ok(()),
+            Target::View { view, .. } => (view.location.clone(), Some(view.id)),
         };
-        Ok(self.catalog.begin_write(WriteIntent { query_id: query.to_string(), location, table_id }).await?)
+        self.catalog.begin_write(WriteIntent { query_id: query.to_string(), location, table_id }).await?;
+        for (place, Beside { table, .. }) in self.with.beside.iter().enumerate() {
+            let (query_id, location) = (id_beside(query, place).to_string(), table.location.clone());
+            self.catalog.begin_write(WriteIntent { query_id, location, table_id: Some(table.id) }).await?;
+        }
+        Ok(())
     }
 
     /// Makes the files visible. Returns how many rows the statement has changed.
-    async fn commit(&self, query: &QueryId, manifest: Vec<ManifestLine>) -> Result<i64> {
+    async fn commit(&self, query: &QueryId, manifest: Vec<ManifestLine>, others: Vec<Vec<ManifestLine>>) -> Result<i64> {
+        let mut beside = Vec::new();
+        for (place, (Beside { table, .. }, manifest)) in self.with.beside.iter().zip(others).enumerate() {
+            let query_id = id_beside(query, place).to_string();
+            if manifest.is_empty() {
+                self.catalog.forget_write(&query_id).await?;
+                continue;
+            }
+            let (user, files) = (self.user.clone(), written(&table.location, manifest)?);
+            let (operation, replaces) = ("BAD RECORDS".to_owned(), Replaces::Nothing);
+            let write = Write { query_id, operation, user, replaces, files, refresh: None, advances: Vec::new(), beside: Vec::new() };
+            beside.push((Arc::clone(table), write));
+        }
         let rows = self.changed(&manifest);
         let files = manifest.len();
-        let write = |location: &str, manifest| -> Result<Write> {
+        let write = |location: &str, manifest, refresh: Option<&Refresh>| -> Result<Write> {
             Ok(Write {
                 query_id: query.to_string(),
                 operation: self.plan.operation.to_owned(),
                 user: self.user.clone(),
                 replaces: self.plan.replaces.clone(),
                 files: written(location, manifest)?,
+                refresh: refresh.cloned(),
+                advances: self.with.advances.clone(),
+                beside: beside.clone(),
             })
         };
         match &self.plan.target {
-            Target::Table(table) => drop(self.catalog.commit_write(table, write(&table.location, manifest)?).await?),
-            Target::NewTable { table, replaced } => {
-                let write = write(&table.location, manifest)?;
-                if let Some(replaced) = replaced {
-                    self.catalog.drop_table(replaced).await?;
-                }
-                drop(self.catalog.create_table_as(table.as_ref().clone(), write).await?);
+            Target::Table(table) => drop(self.catalog.commit_write(table, write(&table.location, manifest, None)?).await?),
+            Target::NewTable { table, replaced, refresh } => {
+                let write = write(&table.location, manifest, refresh.as_ref())?;
+                drop(self.catalog.create_table_as(table.as_ref().clone(), replaced.as_deref(), write).await?);
             }
-            Target::Location(_) | Target::Nowhere => {}
+            Target::View { how: How::Unchanged, .. } => {}
+            Target::View { view, refresh, .. } => {
+                drop(self.catalog.commit_write(view, write(&view.location, manifest, Some(refresh))?).await?);
+            }
+            Target::Location(location) => {
+                // No catalog says which files count: what a task has left that was run again goes first.
+                let wanted: HashSet<&str> = manifest.iter().map(|line| line.path.as_str()).collect();
+                self.remove(location, query, |path| !wanted.contains(path.as_ref())).await?;
+                for (table, write) in beside {
+                    self.catalog.commit_write(&table, write).await?;
+                }
+                self.catalog.forget_write(query.as_str()).await?;
+            }
+            Target::Nowhere => {}
         }
         info!(%query, rows, files, operation = self.plan.operation, "write committed");
         Ok(rows)
@@ -291,12 +383,17 @@ impl Committing {
 
     /// The write will not be committed.
     async fn give_up(&self, query: &QueryId) {
-        let given_up = match &self.plan.target {
-            Target::Table(_) | Target::NewTable { .. } => self.catalog.abandon_write(query.as_str()).await.map_err(Error::from),
-            Target::Location(location) => self.remove(location, query, |_| true).await,
-            Target::Nowhere => Ok(()),
+        let given_up = async {
+            self.catalog.abandon_write(query.as_str()).await?;
+            for place in 0..self.with.beside.len() {
+                self.catalog.abandon_write(id_beside(query, place).as_str()).await?;
+            }
+            match &self.plan.target {
+                Target::Location(location) => self.remove(location, query, |_| true).await,
+                Target::Table(_) | Target::NewTable { .. } | Target::View { .. } | Target::Nowhere => Ok(()),
+            }
         };
-        if let Err(error) = given_up {
+        if let Err(error) = given_up.await {
             warn!(%query, %error, "files of a write that ended early are left behind");
         }
     }
@@ -305,15 +402,22 @@ impl Committing {
         self.cluster.executors().into_iter().map(|executor| executor.id).collect()
     }
 
-    /// Removes what executors that died have left of their tasks, which others have run again. Living ones clean up behind themselves.
-    async fn clean_up(self: Arc<Self>, query: QueryId, committed: HashSet<String>, executors: HashSet<String>) {
-        tokio::time::sleep(MISSED_AFTER).await;
-        if executors.is_subset(&self.executors()) {
+    /// Removes what tasks have left that were run again, because their executor died or another engine took over. Other tasks clean up
+    /// behind themselves. If this process dies before it knows, the collection of garbage looks for it.
+    async fn clean_up(self: Arc<Self>, query: QueryId, committed: HashSet<String>, executors: HashSet<String>, was_repeated: bool) {
+        if !executors.is_empty() {
+            tokio::time::sleep(MISSED_AFTER).await;
+        }
+        if !was_repeated && executors.is_subset(&self.executors()) {
+            if let Err(error) = self.catalog.forget_write(query.as_str()).await {
+                warn!(%query, %error, "a write that is committed is kept in mind");
+            }
             return;
         }
         let location = match &self.plan.target {
             Target::Table(table) => &table.location,
             Target::NewTable { table, .. } => &table.location,
+            Target::View { view, .. } => &view.location,
             Target::Location(location) => location.as_str(),
             Target::Nowhere => return,
         };

@@ -6,8 +6,10 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::Comparison;
-use crate::catalog::{Catalog, DEFAULT_DATABASE, KeyType, NewFile, NewPartition, NewTable, Partition, PartitionKey, TableChange};
-use crate::commit::WrittenFile;
+use crate::catalog::{
+    Catalog, DEFAULT_DATABASE, KeyType, NewFile, NewPartition, NewTable, Partition, PartitionKey, TableChange, ViewDefinition,
+};
+use crate::commit::{BaseVersion, Refresh, WrittenFile};
 use crate::store::SqliteCatalog;
 use crate::store::tests::{file, key, new_table};
 
@@ -21,7 +23,16 @@ fn written(n: i32, url: &str) -> WrittenFile {
 }
 
 fn write(query_id: &str, replaces: Replaces, files: Vec<WrittenFile>) -> Write {
-    Write { query_id: query_id.to_owned(), operation: "INSERT".to_owned(), user: "ada".to_owned(), replaces, files }
+    Write {
+        query_id: query_id.to_owned(),
+        operation: "INSERT".to_owned(),
+        user: "ada".to_owned(),
+        replaces,
+        files,
+        refresh: None,
+        advances: Vec::new(),
+        beside: Vec::new(),
+    }
 }
 
 fn intent(query_id: &str) -> WriteIntent {
@@ -121,12 +132,18 @@ async fn a_write_is_committed_once_or_never() {
     assert_eq!(catalog.open_writes().await.unwrap(), [intent("q3")]);
     catalog.abandon_write("q3").await.unwrap();
     assert!(matches!(catalog.commit_write(&table, late.clone()).await, Err(Error::Abandoned { .. })));
-    assert!(matches!(catalog.create_table_as(managed("u", vec![]), late).await, Err(Error::Abandoned { .. })));
+    assert!(matches!(catalog.create_table_as(managed("u", vec![]), None, late).await, Err(Error::Abandoned { .. })));
     let emptied = write("q3", Replaces::Table, vec![]);
     assert!(matches!(catalog.commit_write(&table, emptied).await, Err(Error::Abandoned { .. })));
-    assert_eq!((catalog.open_writes().await.unwrap().len(), catalog.abandoned_writes().await.unwrap().len()), (0, 1));
+    let ended: Vec<_> = catalog.ended_writes().await.unwrap().into_iter().map(|write| (write.intent.query_id, write.committed)).collect();
+    assert_eq!(ended, [("q1", true), ("q2", true), ("q3", false)].map(|(id, committed)| (id.to_owned(), committed)));
+    assert_eq!(catalog.open_writes().await.unwrap(), []);
+    // A file that a task of a committed write has left is garbage, one that is listed is not.
+    let left = ["part-q1-0", "a", "part-q9-0", "part-q3-7"].map(str::to_owned);
+    assert_eq!(catalog.garbage_among(&left).await.unwrap(), [left[0].clone(), left[3].clone()].into());
+    catalog.abandon_write("q1").await.unwrap();
     catalog.forget_write("q3").await.unwrap();
-    assert_eq!(catalog.abandoned_writes().await.unwrap(), []);
+    assert!(catalog.ended_writes().await.unwrap().iter().all(|write| write.committed));
 
     // A commit that fails leaves nothing, not even the end of the write.
     let twice = write("q4", Replaces::Nothing, vec![written(1, "e"), written(1, "e")]);
@@ -136,8 +153,8 @@ async fn a_write_is_committed_once_or_never() {
     let created = write("q5", Replaces::Nothing, vec![written(7, "f")]);
     catalog.begin_write(intent("q5")).await.unwrap();
     let new = managed("v", vec![key("n", KeyType::Int)]);
-    let made = catalog.create_table_as(new.clone(), created.clone()).await.unwrap();
-    assert_eq!(catalog.create_table_as(new, created).await.unwrap().id, made.id);
+    let made = catalog.create_table_as(new.clone(), None, created.clone()).await.unwrap();
+    assert_eq!(catalog.create_table_as(new, None, created).await.unwrap().id, made.id);
     assert_eq!(urls(&catalog, &made).await, [(7, "f".to_owned())]);
 }
 
@@ -403,4 +420,41 @@ proptest! {
     fn versions_read_as_they_were(steps in prop::collection::vec(step(), 1..24)) {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(live(steps));
     }
+}
+
+#[tokio::test]
+async fn a_refresh_notes_what_it_read_and_is_the_only_change() {
+    let catalog = SqliteCatalog::in_memory().await.unwrap();
+    let base = keyed(&catalog).await;
+    let base = commit(&catalog, &base, write("q1", Replaces::Nothing, vec![written(1, "a"), written(2, "b")])).await.unwrap();
+    let refresh =
+        |version| Some(Refresh { repeatable: true, bases: vec![BaseVersion { table_id: base.id, name: "default.t".to_owned(), version }] });
+    let query =
+        ViewDefinition { sql: "SELECT * FROM t".to_owned(), default_database: DEFAULT_DATABASE.to_owned(), dialect: Default::default() };
+    let view = NewTable { kind: TableKind::MaterializedView, view: Some(query), ..new_table("v", vec![key("n", KeyType::Int)]) };
+    let first = Write { refresh: refresh(base.version), ..write("q2", Replaces::Nothing, vec![]) };
+    let view = catalog.create_table_as(view, None, first).await.unwrap();
+    let listed = async |over: &[i64]| catalog.materialized_views(Some(over), 10).await.unwrap();
+    assert!(listed(&[view.id]).await.is_empty());
+    assert!(matches!(listed(&[7, base.id]).await.as_slice(), [found] if found.view.id == view.id && found.is_fresh() && found.repeatable));
+
+    let second = commit(&catalog, &base, write("q3", Replaces::TouchedPartitions, vec![written(2, "c")])).await.unwrap();
+    let added = commit(&catalog, &base, write("q4", Replaces::Nothing, vec![written(3, "d")])).await.unwrap();
+    let last = commit(&catalog, &base, write("q5", Replaces::Partitions(is(3)), vec![])).await.unwrap();
+    assert!(!listed(&[base.id]).await[0].is_fresh());
+    let changed = async |table: &Arc<TableMeta>, since| catalog.changed_partitions(table, since).await.unwrap();
+    let of = |values: &[i32]| Some(values.iter().map(|n| vec![ScalarValue::from(*n)]).collect::<Vec<_>>());
+    assert_eq!(changed(&last, base.version).await, of(&[2]), "3 came and went");
+    assert_eq!(changed(&last, added.version).await, of(&[3]));
+    assert_eq!(changed(&last, last.version).await, of(&[]));
+    let then = Arc::new(TableMeta { as_of: Some(second.version), ..last.as_ref().clone() });
+    assert_eq!((changed(&then, base.version).await, changed(&then, second.version).await), (of(&[2]), of(&[])));
+    assert_eq!(changed(&last, 1000).await, None);
+
+    let again = |query_id| Write { refresh: refresh(last.version), ..write(query_id, Replaces::Table, vec![]) };
+    commit(&catalog, &view, again("q6")).await.unwrap();
+    assert!(listed(&[base.id]).await[0].is_fresh());
+    assert!(matches!(commit(&catalog, &view, again("q7")).await, Err(Error::Conflict { .. })), "the view was refreshed meanwhile");
+    catalog.drop_table(&last).await.unwrap();
+    assert!(!listed(&[base.id]).await[0].is_fresh());
 }
