@@ -26,6 +26,14 @@ cluster:
 tpcds *args:
     tests/tpcds/run {{args}}
 
+# Processes are killed while clients write; needs the packages of tests/s3/requirements.txt
+crashes *args:
+    tests/crashes/run {{args}}
+
+# Files of pyarrow, DuckDB and, where it is, Spark, and ours; needs the same
+interop *args:
+    tests/interop/run {{args}}
+
 # Rewrites the expected plans; review the diff like code.
 accept:
     INSTA_UPDATE=always cargo test --workspace --test cluster -- plans

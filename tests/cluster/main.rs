@@ -1,9 +1,12 @@
 //! Tests that start the real binaries.
 
+mod crawl;
 mod examples;
+mod faults;
 mod files;
 mod formats;
 mod front_door;
+mod layout;
 mod pipelined;
 mod plans;
 mod recovery;

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use windlass_client::{Connection, tpch as suite};
-use windlass_tests::{Cluster, rows};
+use windlass_tests::cluster::{Cluster, Options};
+use windlass_tests::rows;
 
 use crate::tpch;
 
@@ -151,9 +152,8 @@ async fn rows_come_early_and_take_no_room_in_the_scheduler() {
 async fn a_cancelled_query_frees_its_executors() {
     let cluster = cluster(2).await;
     let connection = session(&cluster, "pipelined").await;
-    let endless = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
     let long = "SELECT a.l_comment FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
-    for (how, sql) in [("cancel", endless), ("drop", long), ("timeout", endless)] {
+    for (how, sql) in [("cancel", tpch::ENDLESS), ("drop", long), ("timeout", tpch::ENDLESS)] {
         if how == "timeout" {
             connection.collect("SET windlass.query_timeout_s = 2").await.unwrap();
         }
@@ -161,11 +161,15 @@ async fn a_cancelled_query_frees_its_executors() {
         assert_eq!(engine_of(&connection, "a.l_comment < b.l_comment").await, "pipelined");
         let mut stream = query.rows();
         let busy = cluster.executor_cpu_time();
-        match how {
-            "drop" => assert!(stream.next().await.unwrap().is_ok()),
-            _ => tokio::time::sleep(Duration::from_secs(1)).await,
+        if how == "drop" {
+            assert!(stream.next().await.unwrap().is_ok());
         }
-        assert!(cluster.executor_cpu_time() > busy, "{how}: executors do not work");
+        let works = async {
+            while cluster.executor_cpu_time() <= busy {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), works).await.is_ok(), "{how}: executors do not work");
         match how {
             "cancel" => query.cancel().await.unwrap(),
             "timeout" => while query.poll().await.is_ok() {},
@@ -200,6 +204,32 @@ async fn plans_and_measurements_are_shown() {
     let explained = cells(&connection, "EXPLAIN SELECT count(*) FROM lineitem").await;
     let engine = explained.iter().find(|row| row[0] == "engine").unwrap();
     assert_eq!(engine[1], "staged, since no executor of this build is active");
+}
+
+/// An executor that hangs answers nobody, and is not given up yet: the query does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_gets_no_further_is_run_again() {
+    let data = tpch::data().await;
+    let scheduler = toml::toml! {
+        stall_timeout_s = 4
+    };
+    let mut cluster = Cluster::start_as(Options { executors: 2, locations: vec![data.to_owned()], scheduler, ..Options::default() }).await;
+    tpch::create_tables(&cluster.connect().await, data).await;
+    let connection = session(&cluster, "pipelined").await;
+    let text = format!("/* stall */ {}", query("q18"));
+    cluster.stop_executor();
+    let start = Instant::now();
+    let batches = tokio::time::timeout(2 * QUERY_TIME_MAX, connection.collect(&text)).await.expect("the query hangs").unwrap();
+    rows::assert_same("after a stall", &rows::cells(&batches), &tpch::answer("q18"));
+    let record = cells(
+        &cluster.connect().await,
+        "SELECT engine, attempts > 1, rerun_reason FROM system.runtime.queries WHERE query LIKE '%/* stall */%' AND query NOT LIKE '%runtime%'",
+    )
+    .await;
+    eprintln!("right rows after {:?}: {record:?}", start.elapsed());
+    assert_eq!(record[0][..2], ["pipelined, then staged", "true"], "{record:?}");
+    let log = cluster.scheduler_log();
+    assert!(log.contains("has not answered for 4 s"), "{log}");
 }
 
 /// A kill that comes after its query's end is tried again, so many times on average.

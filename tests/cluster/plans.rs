@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -218,6 +219,7 @@ async fn coordinator(directory: &Path, tables: Vec<Invented>) -> Arc<Coordinator
         cluster: Arc::clone(&cluster),
         staged: Arc::clone(&staged) as _,
         key: None,
+        stall_timeout: Duration::from_secs(180),
     };
     let pipelined = Arc::new(PipelinedEngine::new(options).unwrap());
     Coordinator::new(Parts { catalog, ddl, local, pipelined, staged, cluster, runtime }, CoordinatorLimits::default())
@@ -317,10 +319,13 @@ async fn plans_of_tpcds_stay_as_they_were_reviewed() {
     let coordinator = coordinator(&directory.path().canonicalize().unwrap(), tpcds_tables()).await;
     let session = coordinator.sessions().open("reviewer").unwrap();
     session.set("datafusion.execution.target_partitions", "8").unwrap();
-    session.set("windlass.engine", "pipelined").unwrap();
     for query in queries {
-        let rows = explain(&coordinator, &session, &std::fs::read_to_string(&query).unwrap()).await;
+        let sql = std::fs::read_to_string(&query).unwrap();
         let name = query.file_stem().unwrap().to_string_lossy().into_owned();
-        snapshots("tpcds").bind(|| insta::assert_snapshot!(name, outline(&rows)));
+        for (engine, directory) in [("pipelined", "tpcds"), ("staged", "tpcds-staged")] {
+            session.set("windlass.engine", engine).unwrap();
+            let rows = explain(&coordinator, &session, &sql).await;
+            snapshots(directory).bind(|| insta::assert_snapshot!(name.clone(), outline(&rows)));
+        }
     }
 }

@@ -141,11 +141,7 @@ async fn without_executors_a_query_ends_with_an_error_that_says_so() {
     let mut cluster = Cluster::start_with(1, &[data]).await;
     let connection = cluster.connect().await;
     tpch::create_tables(&connection, data).await;
-    let endless = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
-    let mut query = connection.start(endless).await.unwrap();
-    while query.progress().tasks_running == 0 {
-        query.poll().await.unwrap();
-    }
+    let query = tpch::start_endless(&connection).await;
     cluster.kill_executor();
     let outcome = tokio::time::timeout(QUERY_TIME_MAX, query.rows().try_collect::<Vec<_>>()).await.expect("the query hangs");
     let error = outcome.expect_err("rows without an executor").to_string();

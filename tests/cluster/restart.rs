@@ -33,11 +33,7 @@ async fn executors_outlive_a_scheduler_that_is_gone_for_long() {
     let mut cluster = Cluster::start_with(2, &[data]).await;
     let connection = cluster.connect().await;
     tpch::create_tables(&connection, data).await;
-    let endless = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
-    let mut query = connection.start(endless).await.unwrap();
-    while query.progress().tasks_running == 0 {
-        query.poll().await.unwrap();
-    }
+    let query = tpch::start_endless(&connection).await;
     cluster.kill_scheduler();
     drop((query, connection));
     let killed = Instant::now();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use datafusion::prelude::SessionContext;
 use tokio::sync::OnceCell;
-use windlass_client::{Connection, tpch};
+use windlass_client::{Connection, RunningQuery, tpch};
 use windlass_tests::{Cluster, rows};
 
 /// The data set, generated once per test run and kept beside the binaries, since it depends on nothing but the scale.
@@ -30,6 +30,18 @@ pub async fn create_tables(connection: &Connection, data: &Path) {
             connection.collect(&statement).await.unwrap();
         }
     }
+}
+
+/// A query that nobody waits to the end for.
+pub const ENDLESS: &str = "SELECT count(*) FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
+
+/// Starts it, and returns when its tasks run.
+pub async fn start_endless(connection: &Connection) -> RunningQuery {
+    let mut query = connection.start(ENDLESS).await.unwrap();
+    while query.progress().tasks_running == 0 {
+        query.poll().await.unwrap();
+    }
+    query
 }
 
 /// DuckDB's rows.

@@ -43,6 +43,10 @@ pub struct Options {
     pub tls: bool,
     /// Where executors report how tasks ended, if not where they register.
     pub advertised_host: Option<&'static str>,
+    /// More settings of the scheduler.
+    pub scheduler: toml::Table,
+    /// Other settings of executors.
+    pub executor: toml::Table,
 }
 
 /// A running scheduler and its executors. Dropping it kills them and, when the test failed, prints the ends of their logs.
@@ -144,7 +148,23 @@ impl Cluster {
         config.insert("memory_limit_bytes".into(), (1i64 << 30).into());
         config.insert("work_dir".into(), self.work_dir().display().to_string().into());
         config.insert("allowed_locations".into(), allowed(self.directory.path(), &self.options).into());
+        config.extend(self.options.executor.clone());
         self.executors.push(Process::start("windlass-executor", &name, self.directory.path(), &config));
+    }
+
+    /// Stops the executor that was started first, as if its host hung: its connections stay, and nothing answers.
+    pub fn stop_executor(&mut self) {
+        kill(self.executors[0].pid(), Signal::SIGSTOP).unwrap();
+    }
+
+    /// Asks the executor that was started first to stop, and does not wait.
+    pub fn ask_executor_to_stop(&self) {
+        kill(self.executors[0].pid(), Signal::SIGTERM).unwrap();
+    }
+
+    /// Waits for the end of an executor that was asked to stop; its exit code.
+    pub fn executor_exit(&mut self) -> Option<i32> {
+        self.executors.remove(0).wait("SIGTERM")
     }
 
     /// Kills the executor that was started first, as the kernel would when memory runs out.
@@ -269,7 +289,7 @@ fn allowed(directory: &Path, options: &Options) -> Vec<String> {
 }
 
 fn start_scheduler(directory: &Path, options: &Options, ports: &BTreeMap<&str, u16>) -> (Process, BTreeMap<String, String>) {
-    let mut config = toml::Table::new();
+    let mut config = options.scheduler.clone();
     for port in ["flight_port", "internal_port", "http_port"] {
         config.insert(port.into(), i64::from(ports.get(port).copied().unwrap_or(0)).into());
     }

@@ -1,0 +1,113 @@
+//! What queries and executors meet beside death: too little memory, errors on the last row, a signal to stop in the middle of a stream.
+
+use futures::{StreamExt, TryStreamExt};
+use windlass_client::Connection;
+use windlass_tests::cluster::{Cluster, Options};
+use windlass_tests::rows;
+
+use crate::tpch;
+
+/// Less than the smaller side of the joins below.
+const MEMORY_BYTES: i64 = 48 << 20;
+
+/// Lines of orders at this scale.
+const LINES: usize = 600_572;
+
+async fn cluster(executor: toml::Table) -> Cluster {
+    let data = tpch::data().await;
+    let options = Options { executors: 2, locations: vec![data.to_owned()], executor, ..Options::default() };
+    let cluster = Cluster::start_as(options).await;
+    tpch::create_tables(&cluster.connect().await, data).await;
+    cluster
+}
+
+async fn session(cluster: &Cluster, engine: &str) -> Connection {
+    let connection = cluster.connect().await;
+    connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
+    connection
+}
+
+async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
+    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
+}
+
+/// What the records say of the last query whose text contains this.
+async fn record(cluster: &Cluster, column: &str, part: &str) -> String {
+    let sql = format!(
+        "SELECT {column} FROM system.runtime.queries WHERE query LIKE '%{part}%' AND query NOT LIKE '%runtime.queries%' ORDER BY created DESC LIMIT 1"
+    );
+    cells(&cluster.connect().await, &sql).await[0][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_beyond_the_memory_of_executors_spills_or_fails_and_they_live() {
+    let cluster = cluster(toml::Table::from_iter([("memory_limit_bytes".to_owned(), MEMORY_BYTES.into())])).await;
+    let (pipelined, staged) = (session(&cluster, "pipelined").await, session(&cluster, "staged").await);
+    // Every line with itself: each side is all comments.
+    let join = "SELECT count(*), count(DISTINCT a.l_orderkey), sum(length(b.l_comment)) FROM lineitem a JOIN lineitem b
+        ON a.l_orderkey = b.l_orderkey AND a.l_linenumber = b.l_linenumber AND a.l_comment = b.l_comment";
+    let comments = cells(&pipelined, "SELECT sum(length(l_comment)) FROM lineitem").await[0][0].clone();
+    assert_eq!(cells(&pipelined, join).await, [[LINES.to_string(), "150000".to_owned(), comments]]);
+    // As many groups as lines, with a text each.
+    let groups =
+        "SELECT count(*), max(c) FROM (SELECT l_orderkey, l_linenumber, min(l_comment), count(*) AS c FROM lineitem GROUP BY 1, 2)";
+    assert_eq!(cells(&staged, groups).await, [[LINES.to_string(), "1".to_owned()]]);
+    // One value that holds everything cannot spill, on either engine.
+    let error = pipelined.collect("SELECT length(string_agg(l_comment || l_comment || l_comment || l_comment, '')) FROM lineitem").await;
+    let error = error.expect_err("there is no room for it").to_string();
+    assert!(error.to_lowercase().contains("memory"), "{error}");
+    for connection in [&pipelined, &staged] {
+        assert_eq!(cells(connection, "SELECT count(*) FROM lineitem").await, [[LINES.to_string()]]);
+    }
+    assert!(record(&cluster, "engine", "a.l_comment = b.l_comment").await.contains("staged"));
+    assert_eq!(cluster.live_executors(), 2);
+    assert!(cluster.executor_logs().iter().all(|log| log.matches("executor starts").count() == 1), "an executor has started again");
+    cluster.await_idle().await;
+}
+
+/// Errors that come after all other rows, in the first stage, the last, and after rows have reached the reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_on_the_last_row_ends_the_query_with_it() {
+    let cluster = cluster(toml::Table::new()).await;
+    let fails = |condition: &str| format!("CAST(CASE WHEN {condition} THEN 'x' ELSE '1' END AS INT)");
+    let (line, group) = (fails("l_orderkey = 600000 AND l_linenumber = 1"), fails("l_suppkey = 1000 AND n > 0"));
+    for engine in ["local", "pipelined", "staged"] {
+        let connection = session(&cluster, engine).await;
+        for (number, sql) in [
+            format!("SELECT l_orderkey, {line} AS x FROM lineitem"),
+            format!("SELECT sum({line}) FROM lineitem"),
+            format!("SELECT sum({group}) FROM (SELECT l_suppkey, count(*) AS n FROM lineitem GROUP BY l_suppkey) t"),
+            format!("SELECT l_orderkey, {line} FROM lineitem ORDER BY l_orderkey, l_linenumber"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let sql = format!("/* {engine} {number} */ {sql}");
+            let outcome = connection.collect(&sql).await.map(|rows| rows.iter().map(|batch| batch.num_rows()).sum::<usize>());
+            let error = outcome.expect_err(&sql).to_string();
+            assert!(error.contains("'x'"), "{sql}: {error}");
+            assert_eq!(record(&cluster, "state", &format!("/* {engine} {number} */")).await, "FAILED", "{sql}");
+        }
+    }
+    cluster.await_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_is_told_to_stop_ends_its_streams_first() {
+    let mut cluster = cluster(toml::Table::new()).await;
+    let connection = session(&cluster, "pipelined").await;
+    let mut stream = connection.start("SELECT l_orderkey, l_comment, l_shipinstruct FROM lineitem").await.unwrap().rows();
+    let mut count = stream.next().await.unwrap().unwrap().num_rows();
+    cluster.ask_executor_to_stop();
+    // Others run meanwhile, on the executor that stays.
+    for engine in ["pipelined", "staged"] {
+        let other = session(&cluster, engine).await;
+        let counted = cells(&other, "SELECT count(*), count(DISTINCT l_suppkey) FROM lineitem").await;
+        assert_eq!(counted, [[LINES.to_string(), "1000".to_owned()]], "{engine}");
+    }
+    while let Some(batch) = stream.try_next().await.unwrap_or_else(|error| panic!("after {count} rows: {error}")) {
+        count += batch.num_rows();
+    }
+    assert_eq!(count, LINES);
+    assert_eq!(cluster.executor_exit(), Some(0));
+}
