@@ -120,7 +120,16 @@ async fn commits(catalog: &dyn Catalog, files: usize) -> Result<[Duration; 5]> {
             Ok(WrittenFile { values, partition_location: location, file })
         };
         let files = (0..files).map(written).collect::<Result<_>>()?;
-        Ok(Write { query_id: query_id.to_owned(), operation: "INSERT".to_owned(), user: String::new(), replaces, files })
+        Ok(Write {
+            query_id: query_id.to_owned(),
+            operation: "INSERT".to_owned(),
+            user: String::new(),
+            replaces,
+            files,
+            refresh: None,
+            advances: Vec::new(),
+            beside: Vec::new(),
+        })
     };
     let mut times = [Duration::ZERO; 5];
     for (time, write) in times.iter_mut().zip([write("q1", Replaces::Nothing)?, write("q2", Replaces::TouchedPartitions)?]) {

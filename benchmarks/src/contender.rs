@@ -22,11 +22,70 @@ use crate::Result;
 use crate::answer::pairs;
 use crate::contender::distributed::Workers;
 use crate::contender::peer::{Peer, Reply, System};
-use crate::oracle::OracleKind;
+use crate::oracle::{Oracle, OracleKind};
+use crate::report::Report;
 use crate::suite::Suite;
 
 pub mod distributed;
 pub mod peer;
+
+/// What is measured against what.
+#[derive(Debug, clap::Args)]
+pub struct Setting {
+    /// Whose tables and queries.
+    #[arg(long, value_enum, default_value = "tpch")]
+    pub suite: Suite,
+    #[command(flatten)]
+    contenders: Contenders,
+    /// Whose rows are right.
+    #[arg(long, value_enum, default_value = "duckdb")]
+    oracle: OracleKind,
+    /// Directory of the data set [default: the suite's name and -data]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Scale of data to generate.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Seconds after which a query has failed.
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// Writes a report here, anew after each measurement.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// A setting with its data and everybody started.
+pub struct Started {
+    /// Where the data is.
+    pub data: PathBuf,
+    /// Who answers.
+    pub contenders: Vec<Contender>,
+    /// Who says what is right.
+    pub oracle: Oracle,
+    /// What was measured so far.
+    pub report: Report,
+}
+
+impl Setting {
+    /// When a query has failed.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+
+    /// Makes or checks the data and starts everybody. `benchmark` is what the report is called.
+    pub async fn open(&self, benchmark: &str) -> Result<Started> {
+        let data = self.contenders.data(self.suite, self.data.as_deref(), self.scale, self.oracle)?;
+        let contenders = self.contenders.start(self.suite, &data, self.timeout()).await?;
+        let oracle = self.oracle.start(self.suite, &data).await?;
+        let report = Report::new(benchmark, self.oracle.name(), &contenders)?;
+        Ok(Started { data, contenders, oracle, report })
+    }
+
+    /// Writes the report, if one is wanted.
+    pub fn write(&self, report: &Report) -> Result<()> {
+        self.json.as_deref().map_or(Ok(()), |path| report.write(path))
+    }
+}
 
 /// Which contenders there are.
 #[derive(Debug, Clone, clap::Args)]

@@ -184,6 +184,7 @@ async fn record(catalog: &dyn Catalog, directory: &Path) -> Result<()> {
         location: &location,
         layout: Layout::Inferred,
         schema: None,
+        grows: false,
         partitions: &[],
         known: &[],
         storage: &storage,

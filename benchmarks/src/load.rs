@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 
 use crate::Result;
-use crate::contender::{Contender, Contenders};
+use crate::contender::{Contender, Setting, Started};
 use crate::generate::below;
-use crate::oracle::{OracleKind, answered, within};
+use crate::oracle::{answered, within};
 use crate::process::{forget_peaks, peaks};
 use crate::report::{Measurement, Report, load_average, milliseconds};
-use crate::suite::Suite;
 
 /// What stands for a query of one partition, of another key each time.
 const LOOKUP: &str = "lookup";
@@ -25,29 +24,11 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// What the three have in common.
 #[derive(Debug, clap::Args)]
 pub struct Common {
-    /// Whose tables and queries.
-    #[arg(long, value_enum, default_value = "tpch")]
-    suite: Suite,
     #[command(flatten)]
-    contenders: Contenders,
-    /// Whose rows are right.
-    #[arg(long, value_enum, default_value = "duckdb")]
-    oracle: OracleKind,
-    /// Directory of the data set [default: the suite's name and -data]
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Scale of data to generate.
-    #[arg(long, default_value_t = 1.0)]
-    scale: f64,
+    setting: Setting,
     /// Seconds that each step takes.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// Seconds after which a query has failed.
-    #[arg(long, default_value_t = 300)]
-    timeout: u64,
-    /// Writes a report here, anew after each step.
-    #[arg(long)]
-    json: Option<PathBuf>,
 }
 
 /// `windlass-bench concurrency`.
@@ -198,11 +179,8 @@ type Text = Box<dyn Fn(u64) -> String + Send + Sync>;
 impl Bench {
     /// Starts everybody and checks the rows of all queries by these names on every contender.
     async fn open<'a>(common: Common, what: &str, names: impl IntoIterator<Item = &'a String>) -> Result<Self> {
-        let data = common.contenders.data(common.suite, common.data.as_deref(), common.scale, common.oracle)?;
-        let timeout = Duration::from_secs(common.timeout);
-        let contenders = common.contenders.start(common.suite, &data, timeout).await?;
-        let oracle = common.oracle.start(common.suite, &data).await?;
-        let report = Report::new(&format!("{what}-{}", common.suite.name()), common.oracle.name(), &contenders)?;
+        let timeout = common.setting.timeout();
+        let Started { data, contenders, oracle, report } = common.setting.open(&format!("{what}-{}", common.setting.suite.name())).await?;
         let bench = Self { common, data, contenders, report };
         for name in names {
             let texts = bench.texts(std::slice::from_ref(name))?;
@@ -225,7 +203,7 @@ impl Bench {
     fn texts(&self, names: &[String]) -> Result<Arc<[Text]>> {
         let mut texts: Vec<Text> = Vec::new();
         for name in names {
-            let suite = self.common.suite;
+            let suite = self.common.setting.suite;
             if name == LOOKUP {
                 suite.lookup(0).ok_or_else(|| format!("{} has no lookup; tpch and seeds have", suite.name()))?;
                 texts.push(Box::new(move |turn| suite.lookup(turn).unwrap_or_default()));
@@ -252,7 +230,7 @@ impl Bench {
     /// Runs clients for a while beside others that keep going; prints and records what they saw, by kind of query.
     async fn step(&mut self, number: usize, name: &str, clients: Vec<Client>, others: Vec<Client>) -> Result<()> {
         let contender = self.contenders.get(number).ok_or("no such contender")?;
-        let timeout = Duration::from_secs(self.common.timeout);
+        let timeout = self.common.setting.timeout();
         let over = Arc::new(AtomicBool::new(false));
         let load = load_average();
         forget_peaks(&contender.pids);
@@ -308,9 +286,6 @@ impl Bench {
             }
             self.report.results.push(one);
         }
-        if let Some(path) = &self.common.json {
-            self.report.write(path)?;
-        }
-        Ok(())
+        self.common.setting.write(&self.report)
     }
 }

@@ -1,33 +1,20 @@
 //! Runs a suite on all contenders in turn: rows first, times after.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Result;
-use crate::contender::{Contender, Contenders};
-use crate::oracle::{Oracle, OracleKind, answered, within};
+use crate::contender::{Contender, Setting, Started};
+use crate::oracle::{Oracle, answered, within};
 use crate::process::{forget_peaks, peaks};
 use crate::report::{Measurement, Report, geometric_mean, load_average, milliseconds};
-use crate::suite::{Query, Suite};
+use crate::suite::Query;
 
 /// `windlass-bench run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to run.
-    #[arg(long, value_enum, default_value = "tpch")]
-    suite: Suite,
     #[command(flatten)]
-    contenders: Contenders,
-    /// Whose rows are right.
-    #[arg(long, value_enum, default_value = "duckdb")]
-    oracle: OracleKind,
-    /// Directory of the data set [default: the suite's name and -data]
-    #[arg(long)]
-    data: Option<PathBuf>,
-    /// Scale of data to generate.
-    #[arg(long, default_value_t = 1.0)]
-    scale: f64,
+    setting: Setting,
     /// Runs of each query after the first, which warms caches; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -37,27 +24,17 @@ pub struct Args {
     /// Only these queries, such as q01,q18.
     #[arg(long, value_delimiter = ',')]
     queries: Vec<String>,
-    /// Seconds after which a query has failed.
-    #[arg(long, default_value_t = 300)]
-    timeout: u64,
-    /// Writes a report here, anew after each query.
-    #[arg(long)]
-    json: Option<PathBuf>,
 }
 
 /// Runs each query on every contender in turn, so that noise of the machine meets all alike, and prints medians in milliseconds.
 ///
 /// A time counts only for an answer that the oracle gives, too. What fails is reported and does not stop the rest.
 pub async fn run(args: Args) -> Result<()> {
-    let data = args.contenders.data(args.suite, args.data.as_deref(), args.scale, args.oracle)?;
-    let queries = args.suite.queries(&data, &args.queries)?;
-    let timeout = Duration::from_secs(args.timeout);
-    let contenders = args.contenders.start(args.suite, &data, timeout).await?;
-    let oracle = args.oracle.start(args.suite, &data).await?;
-    let mut report = Report::new(args.suite.name(), args.oracle.name(), &contenders)?;
+    let Started { data, contenders, oracle, mut report } = args.setting.open(args.setting.suite.name()).await?;
+    let queries = args.setting.suite.queries(&data, &args.queries)?;
     println!("query\t{}\trows", contenders.iter().map(|contender| contender.name.as_str()).collect::<Vec<_>>().join("\t"));
     for query in &queries {
-        let plan = Plan { runs: args.runs.into(), cold: args.cold, timeout };
+        let plan = Plan { runs: args.runs.into(), cold: args.cold, timeout: args.setting.timeout() };
         let measured = plan.measure(query, &oracle, &contenders).await?;
         let cells = measured.iter().map(|one| one.median_ms().map_or_else(|| "failed".into(), |median| format!("{median:.1}")));
         println!("{}\t{}\t{}", query.name, cells.collect::<Vec<_>>().join("\t"), measured.first().map_or(0, |one| one.rows));
@@ -65,9 +42,7 @@ pub async fn run(args: Args) -> Result<()> {
             eprintln!("{} on {}: {error}", one.query, one.contender);
         }
         report.results.extend(measured);
-        if let Some(path) = &args.json {
-            report.write(path)?;
-        }
+        args.setting.write(&report)?;
     }
     summarize(&report, &contenders);
     Ok(())

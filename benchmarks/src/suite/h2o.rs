@@ -1,6 +1,8 @@
 //! Grouping and joining in one process's memory, in the shape of db-benchmark: 10 groupings of one table, and a table joined to a tiny, a
 //! middle and an equally large one.
 
+use arrow::array::ArrayRef;
+
 use crate::generate::{Generated, Rows, below, shuffled, unit};
 
 /// Rows of the two large tables at scale 1.
@@ -37,26 +39,10 @@ pub static TABLES: [Generated; 5] = [
             let id1 = |row| below(11, row, small(rows.scale));
             let id2 = |row| below(12, row, medium(rows.scale));
             let id3 = |row| shuffled(row, rows.total);
-            vec![
-                ("id1", rows.int(id1)),
-                ("id2", rows.int(id2)),
-                ("id3", rows.int(id3)),
-                ("id4", rows.text(|row| format!("id{}", id1(row)))),
-                ("id5", rows.text(|row| format!("id{}", id2(row)))),
-                ("id6", rows.text(|row| format!("id{}", id3(row)))),
-                ("v1", rows.double(|row| measure(13, row))),
-            ]
+            with_keys(rows, &[&id1, &id2, &id3], ("v1", 13))
         },
     },
-    Generated {
-        name: "small",
-        key: None,
-        rows: small,
-        columns: |rows| {
-            let id1 = |row| other_key(row, rows);
-            vec![("id1", rows.int(id1)), ("id4", rows.text(|row| format!("id{}", id1(row)))), ("v2", rows.double(|row| measure(21, row)))]
-        },
-    },
+    Generated { name: "small", key: None, rows: small, columns: |rows| with_keys(rows, &[&|row| other_key(row, rows)], ("v2", 21)) },
     Generated {
         name: "medium",
         key: None,
@@ -64,13 +50,7 @@ pub static TABLES: [Generated; 5] = [
         columns: |rows| {
             let id1 = |row| below(31, row, small(rows.scale));
             let id2 = |row| other_key(row, rows);
-            vec![
-                ("id1", rows.int(id1)),
-                ("id2", rows.int(id2)),
-                ("id4", rows.text(|row| format!("id{}", id1(row)))),
-                ("id5", rows.text(|row| format!("id{}", id2(row)))),
-                ("v2", rows.double(|row| measure(32, row))),
-            ]
+            with_keys(rows, &[&id1, &id2], ("v2", 32))
         },
     },
     Generated {
@@ -81,15 +61,7 @@ pub static TABLES: [Generated; 5] = [
             let id1 = |row| below(41, row, small(rows.scale));
             let id2 = |row| below(42, row, medium(rows.scale));
             let id3 = |row| other_key(row, rows);
-            vec![
-                ("id1", rows.int(id1)),
-                ("id2", rows.int(id2)),
-                ("id3", rows.int(id3)),
-                ("id4", rows.text(|row| format!("id{}", id1(row)))),
-                ("id5", rows.text(|row| format!("id{}", id2(row)))),
-                ("id6", rows.text(|row| format!("id{}", id3(row)))),
-                ("v2", rows.double(|row| measure(43, row))),
-            ]
+            with_keys(rows, &[&id1, &id2, &id3], ("v2", 43))
         },
     },
 ];
@@ -104,6 +76,13 @@ fn medium(scale: f64) -> u64 {
 
 fn small(scale: f64) -> u64 {
     (large(scale) / 1_000_000).max(10)
+}
+
+/// The columns of a table that is joined: keys as numbers, the same as text, and a measure with the column's number that makes it.
+fn with_keys(rows: &Rows, keys: &[&dyn Fn(u64) -> u64], (name, column): (&'static str, u64)) -> Vec<(&'static str, ArrayRef)> {
+    let numbers = ["id1", "id2", "id3"].into_iter().zip(keys).map(|(name, key)| (name, rows.int(key)));
+    let texts = ["id4", "id5", "id6"].into_iter().zip(keys).map(|(name, key)| (name, rows.text(|row| format!("id{}", key(row)))));
+    numbers.chain(texts).chain([(name, rows.double(|row| measure(column, row)))]).collect()
 }
 
 /// Up to 100, with six decimal places.
