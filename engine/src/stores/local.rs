@@ -16,6 +16,9 @@ use object_store::{
 use super::failed;
 use crate::locations::{LocationError, Locations};
 
+/// How often a file is made anew whose directory went meanwhile.
+const MAKING_TRIES: usize = 3;
+
 /// Local files, each checked where it is used.
 ///
 /// Writing makes missing parents. What is being written lies beside its goal under another name, which no listing shows, and moves there
@@ -35,6 +38,12 @@ impl AllowedFiles {
         let denied = |error: LocationError| object_store::Error::PermissionDenied { path: location.to_string(), source: Box::new(error) };
         let path = self.files.path_to_filesystem(location)?;
         self.locations.check_path(&path.to_string_lossy(), &path).map(drop).map_err(denied)
+    }
+
+    /// Whether a file could not be made because its directory went: one that has become empty is removed beside those who write.
+    fn directory_is_gone(&self, location: &Path) -> bool {
+        let path = self.files.path_to_filesystem(location);
+        path.is_ok_and(|path| path.parent().is_some_and(|directory| !directory.exists()))
     }
 
     fn check_prefix(&self, prefix: Option<&Path>) -> Result<()> {
@@ -58,12 +67,24 @@ impl fmt::Display for AllowedFiles {
 #[async_trait]
 impl ObjectStore for AllowedFiles {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.check(location)?;
+        for _ in 1..MAKING_TRIES {
+            self.check(location)?;
+            match self.files.put_opts(location, payload.clone(), options.clone()).await {
+                Err(_) if self.directory_is_gone(location) => {}
+                done => return done,
+            }
+        }
         self.files.put_opts(location, payload, options).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.check(location)?;
+        for _ in 1..MAKING_TRIES {
+            self.check(location)?;
+            match self.files.put_multipart_opts(location, options.clone()).await {
+                Err(_) if self.directory_is_gone(location) => {}
+                begun => return begun,
+            }
+        }
         self.files.put_multipart_opts(location, options).await
     }
 
