@@ -101,7 +101,10 @@ async fn small_sides_choose_partitions_where_no_row_is_lost() {
     let kept = [
         "SELECT sum(n) FROM fact LEFT JOIN dim ON dt = d AND q = 3",
         "SELECT sum(n) FROM fact FULL JOIN (SELECT * FROM dim WHERE q = 3) ON dt = d",
-        "SELECT sum(n) FROM fact WHERE dt NOT IN (SELECT d FROM dim WHERE q = 3)",
+        "SELECT sum(n) FROM fact WHERE x IN (SELECT q FROM dim)",
+        "SELECT sum(n) FROM fact WHERE x NOT IN (SELECT q + random() FROM dim)",
+        "SELECT sum(n) FROM fact WHERE dt NOT IN (SELECT s FROM dim)",
+        "SELECT sum(n) FROM fact WHERE n NOT IN (SELECT q FROM dim WHERE d = dt)",
         "SELECT sum(n) FROM fact WHERE NOT EXISTS (SELECT 1 FROM dim WHERE d = dt AND q = 3)",
         "SELECT sum(n) FROM fact JOIN dim ON dt IS NOT DISTINCT FROM d WHERE q = 3",
         "SELECT sum(n) FROM fact JOIN dim ON dt = d + CAST(10 * random() AS INT) WHERE q = 3",
@@ -130,6 +133,8 @@ async fn values_that_do_not_depend_on_the_query_are_constants() {
             "min(dim.d) is 2024-01-03",
         ),
         ("SELECT n, (SELECT max(m) FROM dim WHERE m > 99) AS v FROM fact LIMIT 3", "max(dim.m) is NULL"),
+        ("SELECT sum(n) FROM fact WHERE dt NOT IN (SELECT d FROM dim WHERE q = 3)", "subquery first: d has 2 values"),
+        ("SELECT sum(n) FROM fact WHERE dt NOT IN (SELECT d FROM dim WHERE m > 99)", "d has 0 values"),
     ] {
         let notes = notes(&bench, sql).await;
         assert!(notes.iter().any(|note| note.ends_with(expected)), "{sql}: {notes:?}");
@@ -218,6 +223,9 @@ fn queries() -> impl Strategy<Value = String> {
         " WHERE f.dt <> (SELECT min(d) FROM dim WHERE m > 99)",
         " WHERE f.dt IN (SELECT d FROM dim WHERE q = 1)",
         " WHERE f.dt NOT IN (SELECT d FROM dim WHERE q = 1)",
+        " WHERE f.dt NOT IN (SELECT d FROM dim WHERE q = 1 AND d IS NOT NULL) OR f.x = 2",
+        " WHERE f.x NOT IN (SELECT q FROM dim WHERE m < 3)",
+        " WHERE f.x NOT IN (SELECT m FROM dim WHERE m > 99)",
         " WHERE f.dt = (SELECT d FROM dim WHERE q = 3 AND m < 4)",
         " WHERE CASE WHEN f.x > 2 THEN f.x > (SELECT m FROM dim WHERE m < 1) ELSE f.n > (SELECT count(*) FROM fact) END",
     ]);
