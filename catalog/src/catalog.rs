@@ -10,9 +10,11 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::{ScalarValue, Statistics};
 use serde::{Deserialize, Serialize};
 use windlass_engine::Dialect;
+use windlass_engine::annotations::KeptRows;
 pub use windlass_engine::formats::Storage;
 
 use crate::commit::{BaseVersion, Cause, Commit, EndedWrite, Expired, Moment, Write, WriteIntent};
+use crate::delta;
 use crate::error::Result;
 use crate::predicate::KeyPredicate;
 
@@ -181,6 +183,8 @@ pub struct TableMeta {
     pub created_ms: i64,
     /// Whose partitions and files are read: those of this version, or the newest ones. Columns are always the newest.
     pub as_of: Option<i64>,
+    /// The version of its log that a Delta table was found in: columns, keys, partitions and files are of this one.
+    pub delta: Option<Arc<delta::Version>>,
 }
 
 impl TableMeta {
@@ -310,6 +314,8 @@ pub struct NewFile {
     pub rows: Option<u64>,
     /// Statistics by column of [`TableMeta::schema`], in order.
     pub statistics: Option<Arc<Statistics>>,
+    /// The rows that are the table's, if not all are; only of Delta tables.
+    pub kept_rows: Option<KeptRows>,
 }
 
 /// A data file of a partition.
@@ -477,7 +483,7 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     /// Makes a database. Errors: `AlreadyExists`.
     async fn create_database(&self, database: Database) -> Result<()>;
     /// Forgets a database. Errors: `NotFound`; `Invalid` if it holds tables and `cascade` is false, or if it is the default one.
-    async fn drop_database(&self, name: &str, cascade: bool) -> Result<()>;
+    async fn drop_database(&self, name: &str, cascade: bool, cause: &Cause) -> Result<()>;
 
     /// Tables and views of a database, or of all, by name.
     async fn tables(&self, database: Option<&str>) -> Result<Vec<TableSummary>>;
@@ -488,8 +494,8 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     /// Changes a table. Files that a managed table loses are garbage. Errors: `Conflict` if `table.version` is no longer current;
     /// `AlreadyExists`, `NotFound`.
     async fn change_table(&self, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>>;
-    /// Forgets a table or view; files of a managed table are garbage from now on. Errors: `NotFound`.
-    async fn drop_table(&self, table: &TableMeta) -> Result<()>;
+    /// Forgets a table or view, but not its history; files of a managed table are garbage from now on. Errors: `NotFound`.
+    async fn drop_table(&self, table: &TableMeta, cause: &Cause) -> Result<()>;
 
     /// Remembers that a query is about to write, so that after a crash what it left can be found. Errors: `AlreadyExists` (query).
     async fn begin_write(&self, intent: WriteIntent) -> Result<()>;

@@ -212,6 +212,8 @@ pub struct Commit {
     pub added: Option<Amount>,
     /// What went; likewise.
     pub removed: Option<Amount>,
+    /// The table's id, which no other table ever has.
+    pub table_id: i64,
 }
 
 /// What nobody needs any more.

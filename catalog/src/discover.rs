@@ -17,6 +17,7 @@ use windlass_engine::footer::Footer;
 use windlass_engine::formats::{self, FileFormat, MAPPING, Storage};
 
 use crate::catalog::{DataFile, KEYS_MAX, KeyType, NULL_PARTITION, NewFile, Partition, PartitionKey};
+use crate::delta;
 use crate::error::{Error, Result};
 use crate::keys;
 
@@ -95,9 +96,15 @@ pub fn object_path(url: &str) -> Result<Path> {
 /// Finds the files of a location.
 ///
 /// Shape: one flat listing per first-level directory, one footer read per file that is not known.
-/// Errors: `File` names the file that is no Parquet file, does not fit the schema or lies in a directory that does not fit the keys;
+/// Errors: `File` names the file that is not of the table's format, does not fit the schema or lies in a directory that does not fit the keys;
 /// `ObjectStore` if listing or reading fails; `Invalid` if no schema is declared and there are no files.
 pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Result<Discovery> {
+    if request.storage.format == FileFormat::Delta {
+        // What lies there is nobody's: the log lists the files, and is asked whenever they are wanted.
+        let found = delta::describe(request.location, store).await?;
+        let (schema, keys) = (Arc::clone(found.schema()), found.keys().to_vec());
+        return Ok(Discovery { schema, keys, partitions: Vec::new(), mapping: BTreeMap::new() });
+    }
     let base = Url::parse(request.location).map_err(|error| Error::Invalid(format!("'{}' is not a URL: {error}", request.location)))?;
     let root = object_path(request.location)?;
     let failed = |cause| Error::ObjectStore { url: request.location.to_owned(), cause };
@@ -117,10 +124,10 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
         let same = |file: &NewFile| file.size == object.meta.size && file.modified_ms == object.modified_ms() && same_tag(file);
         known.get(object.url.as_str()).is_some_and(|file| same(file))
     };
-    // Other formats have no footers: their files are registered by their sizes.
-    let with_footers = |object: &&Listed| request.storage.is_parquet() && !is_known(object);
+    // Files without footers are registered by their sizes.
+    let with_footers = |object: &&Listed| request.storage.has_footers() && !is_known(object);
     let footers = stream::iter(objects.iter().filter(with_footers))
-        .map(|object| async { Ok::<_, Error>((object.url.as_str(), read_footer(store.as_ref(), object).await?)) })
+        .map(|object| async { Ok::<_, Error>((object.url.as_str(), read_footer(store.as_ref(), object, &request).await?)) })
         // Without it, the compiler does not see that callers' futures may be sent (rust-lang/rust#64552).
         .boxed()
         .buffer_unordered(FOOTERS_MAX)
@@ -131,13 +138,14 @@ pub async fn discover(request: Discover<'_>, store: Arc<dyn ObjectStore>) -> Res
     for (url, footer) in &footers {
         columns.add(url, footer.schema())?;
     }
-    if request.storage.is_parquet() && request.schema.is_none() && columns.fields.is_empty() {
+    let format = request.storage.format;
+    if request.storage.has_footers() && request.schema.is_none() && columns.fields.is_empty() {
         let location = request.location;
-        return Err(Error::Invalid(format!("'{location}' holds no Parquet files to read the columns from; declare the columns")));
+        return Err(Error::Invalid(format!("'{location}' holds no {format} files to read the columns from; declare the columns")));
     }
     let mut schema = columns.finish();
     let mut mapping = BTreeMap::new();
-    if !request.storage.is_parquet() {
+    if !request.storage.has_footers() {
         (schema, mapping) = infer(&request, &store, &keys, &objects).await?;
     }
 
@@ -222,6 +230,7 @@ impl Listed {
             etag: self.meta.e_tag.clone(),
             rows: None,
             statistics: None,
+            kept_rows: None,
         }
     }
 
@@ -395,15 +404,19 @@ fn infer_type(values: Vec<&str>) -> KeyType {
     }
 }
 
-async fn read_footer(store: &dyn ObjectStore, object: &Listed) -> Result<Footer> {
+async fn read_footer(store: &dyn ObjectStore, object: &Listed, request: &Discover<'_>) -> Result<Footer> {
     let file_error = |reason: String| Error::File { url: object.url.clone(), reason };
-    let metadata =
-        DFParquetMetadata::new(store, &object.meta).with_metadata_size_hint(Some(FOOTER_BYTES_GUESS)).fetch_metadata().await.map_err(
-            |error| match error {
-                DataFusionError::ObjectStore(cause) => Error::ObjectStore { url: object.url.clone(), cause: *cause },
-                error => file_error(format!("is not a whole Parquet file: {}", error.strip_backtrace())),
-            },
-        )?;
+    let is_orc = request.storage.format == FileFormat::Orc;
+    let unreadable = |error: DataFusionError| match error {
+        DataFusionError::ObjectStore(cause) => Error::ObjectStore { url: object.url.clone(), cause: *cause },
+        DataFusionError::Execution(reason) if is_orc => file_error(reason),
+        error => file_error(format!("is not a whole Parquet file: {}", error.strip_backtrace())),
+    };
+    if is_orc {
+        return formats::orc_footer(store, &object.meta, request.schema.map(AsRef::as_ref)).await.map_err(unreadable);
+    }
+    let reader = DFParquetMetadata::new(store, &object.meta).with_metadata_size_hint(Some(FOOTER_BYTES_GUESS));
+    let metadata = reader.fetch_metadata().await.map_err(unreadable)?;
     Footer::of(&metadata).map_err(file_error)
 }
 

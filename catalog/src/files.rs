@@ -22,10 +22,11 @@ use crate::provider::HiveTable;
 pub const FILES: &str = "files";
 
 /// The functions, each a database of [`FILES`], and the formats that they read.
-pub const FUNCTIONS: [(&str, FileFormat); 4] = [
+pub const FUNCTIONS: [(&str, FileFormat); 5] = [
     ("read_avro", FileFormat::Avro),
     ("read_csv", FileFormat::Csv),
     ("read_json", FileFormat::Json),
+    ("read_orc", FileFormat::Orc),
     ("read_parquet", FileFormat::Parquet),
 ];
 
@@ -123,6 +124,7 @@ impl SchemaProvider for FilesOf {
             version: 0,
             created_ms: 0,
             as_of: None,
+            delta: None,
         };
         let contents = ScanContents { partitions, files, totals, ..ScanContents::default() };
         Ok(Some(Arc::new(HiveTable::with_contents(Arc::clone(catalog), Arc::new(meta), contents))))

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::{CATALOG, Catalog, TableKind, TableMeta, ViewDefinition, is_warehouse};
 use crate::error::Error;
+use crate::information_schema::Described;
 use crate::provider::HiveTable;
 
 /// Views that a view may be nested in. A view that refers to itself ends here.
@@ -96,6 +97,11 @@ impl StatementCatalogs {
         self
     }
 
+    /// What `hive` is read from.
+    pub(crate) fn warehouse(&self) -> Arc<dyn Catalog> {
+        Arc::clone(&self.hive.catalog)
+    }
+
     /// Mounts one more catalog under a lower-case name.
     pub fn with_catalog(mut self, name: &str, catalog: Arc<dyn CatalogProvider>) -> Self {
         self.mounted.insert(name.to_owned(), catalog);
@@ -115,10 +121,11 @@ impl CatalogProviderList for StatementCatalogs {
 
     fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
         let name = name.to_lowercase();
-        if is_warehouse(&name) {
-            return Some(Arc::new(HiveCatalog(self.clone())));
-        }
-        self.mounted.get(&name).map(Arc::clone)
+        let catalog: Arc<dyn CatalogProvider> = match is_warehouse(&name) {
+            true => Arc::new(HiveCatalog(self.clone())),
+            false => Arc::clone(self.mounted.get(&name)?),
+        };
+        Some(Arc::new(Described { catalog, all: self.clone() }))
     }
 }
 

@@ -106,6 +106,14 @@ impl HiveTable {
         Self { catalog, meta, moment: Some(moment), since: None, bad: None, schema, selected: Mutex::default(), is_cut: false }
     }
 
+    /// The table as it was, and with the columns that it had, as far as its log knows: only of Delta tables. Errors: those of reading the
+    /// log; `Invalid` if it has no such version.
+    pub async fn as_logged(&self, moment: Moment) -> Result<Self> {
+        let meta = self.catalog.as_of(&self.meta, moment).await?;
+        let version = meta.delta.as_ref().and_then(|version| i64::try_from(version.number()).ok()).map(Moment::Version);
+        Ok(Self { moment: version.or(Some(moment)), ..Self::new(Arc::clone(&self.catalog), meta) })
+    }
+
     /// The rows that the table got since a job has read it.
     pub fn since(&self, job: &str) -> Self {
         let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));

@@ -35,6 +35,7 @@ use url::{Position, Url};
 
 use crate::analyzed::{add_analyzed, distinct_keys};
 use crate::buckets::Buckets;
+use windlass_engine::annotations::annotations;
 use windlass_engine::evolution::scanned_type;
 use windlass_engine::formats::can_be_cut;
 use windlass_engine::pinned;
@@ -42,6 +43,7 @@ use windlass_engine::pinned;
 use crate::catalog::{DataFile, NewFile, Partition, ScanContents, TableMeta};
 use crate::discover::object_path;
 use crate::error::{Error, Result};
+use crate::order::{FileOrder, sorted_by};
 use crate::prune::unqualified;
 
 /// Bytes below which a scan is not cut into one more group: reading them takes less time than starting a task.
@@ -296,11 +298,19 @@ pub(crate) async fn read_files(
     }
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
-    let buckets = Buckets::of(table);
+    let (buckets, sorted_by) = (Buckets::of(table), sorted_by(table));
     let planned = |file: &ScanFile| -> Result<PartitionedFile> {
-        let planned = PartitionedFile { arrow_schema: words.clone(), ..partitioned_file(store, file)? };
-        Ok(match buckets.as_ref().and_then(|buckets| buckets.of_file(&file.file)) {
+        let words = match &table.delta {
+            Some(version) => annotations(version.renamed(), file.file.kept_rows.as_ref()),
+            None => words.clone(),
+        };
+        let planned = PartitionedFile { arrow_schema: words, ..partitioned_file(store, file)? };
+        let planned = match buckets.as_ref().and_then(|buckets| buckets.of_file(&file.file)) {
             Some(bucket) => planned.with_extension(bucket),
+            None => planned,
+        };
+        Ok(match &sorted_by {
+            Some(by) => planned.with_extension(FileOrder::new(by, &file.statistics)),
             None => planned,
         })
     };
@@ -359,7 +369,7 @@ fn partitioned_file(store: &str, ScanFile { file, values, .. }: &ScanFile) -> Re
 }
 
 /// Cuts files, in order, into groups of equal bytes; large files are cut into ranges, if all can be.
-fn balanced_groups(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
+pub(crate) fn balanced_groups(files: Vec<PartitionedFile>, target: usize) -> Vec<FileGroup> {
     let bytes = files.iter().map(|file| file.object_meta.size).sum::<u64>();
     let count = usize::try_from(bytes.div_ceil(GROUP_BYTES_MIN)).unwrap_or(usize::MAX).clamp(1, target.max(1));
     if !files.iter().all(can_be_cut) {

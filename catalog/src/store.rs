@@ -162,16 +162,18 @@ impl Catalog for SqliteCatalog {
         .await
     }
 
-    async fn drop_database(&self, name: &str, cascade: bool) -> Result<()> {
+    async fn drop_database(&self, name: &str, cascade: bool, cause: &Cause) -> Result<()> {
         let action = "drop a database";
         if name == DEFAULT_DATABASE {
             return Err(Error::Invalid(format!("database '{name}' cannot be dropped: every session starts in it")));
         }
-        let name = name.to_owned();
+        let (name, cause) = (name.to_owned(), cause.clone());
         self.write(action, Names::Change, move |connection| {
             Box::pin(async move {
                 if cascade {
-                    garbage::list_tables(connection, &name, None, Utc::now().timestamp_millis()).await?;
+                    let now = Utc::now().timestamp_millis();
+                    garbage::list_tables(connection, &name, None, now).await?;
+                    commits::bury(connection, &name, None, now, &cause).await?;
                     let tables = sqlx::query("DELETE FROM tables WHERE database = ?1").bind(&name);
                     tables.execute(&mut *connection).await.map_err(failed(action))?;
                 } else {
@@ -237,9 +239,10 @@ impl Catalog for SqliteCatalog {
         .await
     }
 
-    async fn drop_table(&self, table: &TableMeta) -> Result<()> {
-        let table = table.clone();
-        self.write("drop a table", Names::Change, move |connection| Box::pin(async move { drop_table(connection, &table).await })).await
+    async fn drop_table(&self, table: &TableMeta, cause: &Cause) -> Result<()> {
+        let (table, cause) = (table.clone(), cause.clone());
+        self.write("drop a table", Names::Change, move |connection| Box::pin(async move { drop_table(connection, &table, &cause).await }))
+            .await
     }
 
     async fn begin_write(&self, intent: WriteIntent) -> Result<()> {
@@ -524,9 +527,11 @@ async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut co
     reload_table(connection, id).await
 }
 
-/// Forgets a table. Files that are ours are garbage.
-async fn drop_table(connection: &mut SqliteConnection, table: &TableMeta) -> Result<()> {
-    garbage::list_tables(connection, &table.database, Some(table.id), Utc::now().timestamp_millis()).await?;
+/// Forgets a table, but not its history. Files that are ours are garbage.
+async fn drop_table(connection: &mut SqliteConnection, table: &TableMeta, cause: &Cause) -> Result<()> {
+    let now = Utc::now().timestamp_millis();
+    garbage::list_tables(connection, &table.database, Some(table.id), now).await?;
+    commits::bury(connection, &table.database, Some(table.id), now, cause).await?;
     let dropped = sqlx::query("DELETE FROM tables WHERE id = ?1").bind(table.id).execute(connection).await;
     match dropped.map_err(failed("drop a table"))?.rows_affected() {
         0 => Err(Error::NotFound { what: noun(table.kind), name: qualified(table) }),
@@ -651,6 +656,7 @@ async fn load_table(connection: &mut SqliteConnection, id: i64) -> Result<Option
         version: number("version")?,
         created_ms: number("created_ms")?,
         as_of: None,
+        delta: None,
     })))
 }
 

@@ -208,6 +208,8 @@ fn reads_nested(column: &DataType, file: &DataType, structs: Structs) -> bool {
         (Float32, Float16) | (Date32, Date64) | (Time64(TimeUnit::Microsecond), Time32(_)) => true,
         // Nanoseconds (INT96), and instants in UTC where the table has local times.
         (Timestamp(_, None), Timestamp(_, zone)) => zone.as_deref().is_none_or(|zone| matches!(zone, "UTC" | "+00:00")),
+        // INT96 has no zone to say, and means instants in UTC where the table has them.
+        (Timestamp(_, Some(zone)), Timestamp(_, None)) => matches!(zone.as_ref(), "UTC" | "+00:00"),
         (Timestamp(_, Some(_)), Timestamp(_, Some(_))) => true,
         _ => widens(column, file),
     }
@@ -260,21 +262,33 @@ fn digits(data_type: &DataType) -> Option<(i16, i16)> {
 
 /// Makes readers find columns as [`FileColumns`] does, and refuse those that do not fit.
 #[derive(Debug)]
-pub(crate) struct EvolvedColumns;
+pub(crate) struct EvolvedColumns {
+    /// The names that files have for columns which the table calls otherwise. Such a column goes by no other name.
+    pub(crate) names: HashMap<String, String>,
+}
 
 impl PhysicalExprAdapterFactory for EvolvedColumns {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
         let columns = FileColumns::new(&file);
         let mut differing = HashMap::new();
-        let mut spell = |column: &FieldRef| match columns.find(column) {
-            Ok(Some(found)) if found.name() != column.name() => {
-                differing.insert(column.name().clone(), Ok(found.name().clone()));
-                Arc::new(column.as_ref().clone().with_name(found.name()))
-            }
-            Ok(_) => Arc::clone(column),
-            Err(mismatch) => {
-                differing.insert(column.name().clone(), Err(mismatch));
-                Arc::clone(column)
+        let mut spell = |column: &FieldRef| {
+            let wanted = match self.names.get(column.name()) {
+                Some(name) => Arc::new(column.as_ref().clone().with_name(name)),
+                None => Arc::clone(column),
+            };
+            match columns.find(&wanted) {
+                Ok(found) => {
+                    let name = found.map_or_else(|| wanted.name(), |found| found.name());
+                    if name == column.name() {
+                        return Arc::clone(column);
+                    }
+                    differing.insert(column.name().clone(), Ok(name.clone()));
+                    Arc::new(column.as_ref().clone().with_name(name))
+                }
+                Err(mismatch) => {
+                    differing.insert(column.name().clone(), Err(mismatch));
+                    Arc::clone(column)
+                }
             }
         };
         let spelled = Arc::new(Schema::new(table.fields().iter().map(&mut spell).collect::<Vec<_>>()));

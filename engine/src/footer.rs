@@ -1,4 +1,4 @@
-//! What the footer of a Parquet file says of its rows: statistics that hold for every row, by column of a table.
+//! What the footer of a Parquet or ORC file says of its rows: statistics that hold for every row, by column of a table.
 //!
 //! The catalog asks when files are discovered, writers when they have written one.
 
@@ -15,7 +15,7 @@ use datafusion::parquet::file::metadata::ParquetMetaData;
 use crate::evolution::FileColumns;
 
 /// Longest text or binary bound kept as a statistic: longer ones fill the catalog and prune no better.
-const BOUND_BYTES_MAX: usize = 128;
+pub(crate) const BOUND_BYTES_MAX: usize = 128;
 
 /// What a footer says.
 #[derive(Debug)]
@@ -29,7 +29,12 @@ pub struct Footer {
 }
 
 impl Footer {
-    /// Reads a footer. Errors: what is wrong with the file.
+    /// Of a file with these columns.
+    pub(crate) fn new(rows: usize, bytes: usize, schema: Schema, columns: Vec<ColumnStatistics>) -> Self {
+        Self { rows, bytes, schema: Arc::new(schema), columns }
+    }
+
+    /// Reads the footer of a Parquet file. Errors: what is wrong with the file.
     pub fn of(metadata: &ParquetMetaData) -> Result<Self, String> {
         let described = metadata.file_metadata();
         let schema = parquet_to_arrow_schema(described.schema_descr(), described.key_value_metadata())

@@ -5,14 +5,15 @@
 //! table's words beside each file, and whoever runs the plan reads the file as they say (`source`).
 //!
 //! Reading order: this file (words and what they mean), `records` (bytes cut into records), `delimited`, `json`, `avro` (records made
-//! columns), `bad` (records that cannot be read), `source` (a scan of such files), `infer` (columns of files of which nothing else is known),
-//! `sniff` (their format), `writer` (rows made such files).
+//! columns), `orc` (columns, and what files say of them), `bad` (records that cannot be read), `source` (a scan of such files), `infer`
+//! (columns of files of which nothing else is known), `sniff` (their format), `writer` (rows made such files).
 
 mod avro;
 mod bad;
 mod delimited;
 mod infer;
 mod json;
+mod orc;
 mod records;
 mod sniff;
 mod source;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::bad::bad_records_schema;
 pub use self::infer::{Inferred, infer};
+pub use self::orc::footer as orc_footer;
 pub use self::sniff::{Sniffed, format_of_name, sniff};
 pub(crate) use self::source::FormattedFiles;
 pub(crate) use self::writer::{RowWriter, compressed_extension};
@@ -71,10 +73,14 @@ pub enum FileFormat {
     Json,
     /// Avro object container files.
     Avro,
+    /// ORC; read only.
+    Orc,
+    /// Parquet files that a Delta log lists; read only.
+    Delta,
 }
 
 impl FileFormat {
-    const ALL: [Self; 5] = [Self::Parquet, Self::Text, Self::Csv, Self::Json, Self::Avro];
+    const ALL: [Self; 7] = [Self::Parquet, Self::Text, Self::Csv, Self::Json, Self::Avro, Self::Orc, Self::Delta];
 
     /// The word after `STORED AS`.
     pub fn name(self) -> &'static str {
@@ -84,6 +90,8 @@ impl FileFormat {
             Self::Csv => "CSV",
             Self::Json => "JSONFILE",
             Self::Avro => "AVRO",
+            Self::Orc => "ORC",
+            Self::Delta => "DELTA",
         }
     }
 
@@ -105,6 +113,9 @@ impl FileFormat {
             ("csvserde", Self::Csv),
             ("json", Self::Json),
             ("avro", Self::Avro),
+            ("orcserde", Self::Orc),
+            ("orcinputformat", Self::Orc),
+            ("orcnewinputformat", Self::Orc),
             ("lazysimple", Self::Text),
             ("textinputformat", Self::Text),
             ("textoutputformat", Self::Text),
@@ -143,11 +154,19 @@ impl Storage {
 
     /// Whether rows are read from it as by DataFusion's Parquet source.
     pub fn is_parquet(&self) -> bool {
-        self.format == FileFormat::Parquet
+        matches!(self.format, FileFormat::Parquet | FileFormat::Delta)
+    }
+
+    /// Whether each file says what its columns are, and what holds for its rows.
+    pub fn has_footers(&self) -> bool {
+        matches!(self.format, FileFormat::Parquet | FileFormat::Orc)
     }
 
     /// Checks what a table would say of its files. Errors: a property's value, or a column that the format cannot hold.
     pub fn validate(&self, properties: &BTreeMap<String, String>, columns: &Schema) -> Result<(), FormatError> {
+        if self.format == FileFormat::Delta && !self.layout.is_none() {
+            return Err(FormatError("a Delta log knows no buckets and no order: leave CLUSTERED BY and SORTED BY out".to_owned()));
+        }
         if self.is_parquet() {
             return Ok(());
         }
@@ -171,7 +190,7 @@ impl Storage {
     pub fn on_the_wire_if_bad(&self, properties: &BTreeMap<String, String>, columns: &Schema) -> Option<SchemaRef> {
         let mut words = self.words(properties);
         words.insert(ONLY_BAD_RECORDS.to_owned(), "true".to_owned());
-        let has_records = !matches!(self.format, FileFormat::Parquet | FileFormat::Avro);
+        let has_records = !matches!(self.format, FileFormat::Parquet | FileFormat::Delta | FileFormat::Avro | FileFormat::Orc);
         has_records.then(|| Arc::new(Schema::new(columns.fields().clone()).with_metadata(words)))
     }
 
@@ -179,7 +198,7 @@ impl Storage {
     pub fn drops_bad_records(&self, properties: &BTreeMap<String, String>) -> bool {
         match Reading::of_words(&self.words(properties)) {
             Ok(Reading::Delimited(Delimited { bad_records, .. }) | Reading::Json { bad_records, .. }) => bad_records == BadRecords::Drop,
-            Ok(Reading::Avro { .. }) | Err(_) => false,
+            Ok(Reading::Avro { .. } | Reading::Orc) | Err(_) => false,
         }
     }
 
@@ -208,10 +227,10 @@ impl Storage {
         // EXPLAIN shows it, and header lines are ours to skip.
         let options = || CsvOptions::default().with_has_header(false);
         Some(match self.format {
-            FileFormat::Parquet => return None,
+            FileFormat::Parquet | FileFormat::Delta => return None,
             FileFormat::Text | FileFormat::Csv => Arc::new(CsvSource::new(schema).with_csv_options(options())),
-            // Plans are sent without the feature that knows Avro's source; what reads the files is ours anyway.
-            FileFormat::Json | FileFormat::Avro => Arc::new(JsonSource::new(schema)),
+            // Plans are sent without the feature that knows Avro's source, and there is none for ORC; what reads the files is ours anyway.
+            FileFormat::Json | FileFormat::Avro | FileFormat::Orc => Arc::new(JsonSource::new(schema)),
         })
     }
 }
@@ -227,6 +246,7 @@ pub fn can_be_cut(file: &PartitionedFile) -> bool {
         )) => false,
         Ok(Some(Reading::Delimited(text))) => text.header_lines <= 1 && !text.multiline && is_plain(),
         Ok(Some(Reading::Json { .. })) => is_plain(),
+        Ok(Some(Reading::Orc)) => true,
         Ok(Some(Reading::Avro { .. })) | Err(_) => false,
     }
 }
@@ -260,6 +280,7 @@ enum Reading {
     Delimited(Delimited),
     Json { fields: HashMap<String, String>, bad_records: BadRecords },
     Avro { fields: HashMap<String, String> },
+    Orc,
 }
 
 /// How fields and records of text are told apart.
@@ -300,6 +321,7 @@ impl Reading {
         let text = match word(FORMAT).and_then(FileFormat::parse) {
             Some(FileFormat::Json) => return Ok(Self::Json { fields: fields(), bad_records }),
             Some(FileFormat::Avro) => return Ok(Self::Avro { fields: fields() }),
+            Some(FileFormat::Orc) => return Ok(Self::Orc),
             Some(FileFormat::Text) => Delimited {
                 // Hive's older word is a number.
                 delimiter: byte("field.delim")?
@@ -329,7 +351,9 @@ impl Reading {
                     bad_records,
                 }
             }
-            Some(FileFormat::Parquet) | None => return Err(FormatError("a file of a plan does not say its format".to_owned())),
+            Some(FileFormat::Parquet | FileFormat::Delta) | None => {
+                return Err(FormatError("a file of a plan does not say its format".to_owned()));
+            }
         };
         let special = [Some(text.delimiter), text.quote, text.escape, Some(text.terminator)];
         let mut given: Vec<u8> = special.into_iter().flatten().collect();

@@ -21,6 +21,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
+use crate::annotations::{annotated, column_names};
 use crate::evolution::{EvolvedColumns, Mismatch};
 use crate::formats::FormattedFiles;
 use crate::page_index::PinnedReaders;
@@ -37,7 +38,7 @@ pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>, runtime: &RuntimeEnv) -> Resu
             Some(scan) => {
                 let scan = FileScanConfigBuilder::from(scan.clone())
                     .with_source(source(scan, runtime)?)
-                    .with_expr_adapter(Some(Arc::new(EvolvedColumns)))
+                    .with_expr_adapter(Some(Arc::new(EvolvedColumns { names: column_names(scan) })))
                     .build();
                 Transformed::yes(DataSourceExec::from_data_source(scan) as _)
             }
@@ -139,7 +140,7 @@ struct NamedMorselizer(Box<dyn Morselizer>);
 impl Morselizer for NamedMorselizer {
     fn plan_file(&self, file: PartitionedFile) -> Result<Box<dyn MorselPlanner>> {
         let path: Arc<str> = file.path().as_ref().into();
-        let planner = self.0.plan_file(file).map_err(|error| name(&path, error))?;
+        let planner = self.0.plan_file(annotated(file)?).map_err(|error| name(&path, error))?;
         Ok(Named::planner(&path, planner))
     }
 }

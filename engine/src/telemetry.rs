@@ -37,8 +37,8 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        // Ballista tells of every task at `info`; DataFusion warns of each that has some of the groups of a bucketed scan.
-        let filter = "info,ballista_core=warn,ballista_scheduler=warn,ballista_executor=warn,datafusion_datasource::file_scan_config=error";
+        // Ballista tells of every task at `info`, the Delta kernel of every query, and what it fails at is our error; DataFusion warns of each that has some of the groups of a bucketed scan.
+        let filter = "info,delta_kernel=off,ballista_core=warn,ballista_scheduler=warn,ballista_executor=warn,datafusion_datasource::file_scan_config=error";
         Self { filter: filter.to_owned(), format: LogFormat::Text }
     }
 }

@@ -80,6 +80,7 @@ impl WriteFormat {
             FileFormat::Json => Self::Json,
             FileFormat::Text => Self::Text,
             FileFormat::Avro => Self::Avro,
+            FileFormat::Orc | FileFormat::Delta => return None,
         })
     }
 }

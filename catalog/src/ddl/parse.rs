@@ -103,6 +103,8 @@ fn show(c: &mut Cursor<'_>) -> Result<Option<DdlStatement>> {
     } else if c.eat("MATERIALIZED VIEWS") {
         let database = if c.eat_any(&["FROM", "IN"]) { Some(database_name(c)?) } else { None };
         DdlStatement::ShowMaterializedViews { database, like: like(c)? }
+    } else if c.eat("FUNCTIONS") || c.eat_any(&["ALL FUNCTIONS", "SYSTEM FUNCTIONS"]) {
+        DdlStatement::ShowFunctions { like: like(c)? }
     } else if c.eat("COLUMNS") {
         if !c.eat_any(&["FROM", "IN"]) {
             return Err(c.expected("FROM"));

@@ -48,6 +48,11 @@ pub enum DdlStatement {
         /// Only names like this.
         like: Option<Pattern>,
     },
+    /// `SHOW FUNCTIONS`
+    ShowFunctions {
+        /// Only names like this.
+        like: Option<Pattern>,
+    },
     /// `SHOW COLUMNS`
     ShowColumns(TableName),
     /// `SHOW PARTITIONS`
@@ -438,12 +443,14 @@ impl CreateTable {
     /// The statement that recreates a table, though not the partitions that lie outside of its location.
     pub fn of(table: &TableMeta) -> Self {
         let keys = table.keys.iter().map(|key| Key { name: key.name.clone(), key_type: Some(key.key_type), comment: key.comment.clone() });
-        let keys: Vec<_> = keys.collect();
+        // A Delta table's log says its columns, and may say others tomorrow.
+        let is_declared = !table.is_delta();
+        let keys: Vec<_> = keys.filter(|_| is_declared).collect();
         Self {
             table: TableName::of(table),
             if_not_exists: false,
             external: table.kind == TableKind::External,
-            columns: Some(table.schema.fields().iter().map(|field| Column::from_field(field)).collect()),
+            columns: is_declared.then(|| table.schema.fields().iter().map(|field| Column::from_field(field)).collect()),
             keys: (!keys.is_empty()).then_some(keys),
             keys_by_name: false,
             comment: table.comment.clone(),

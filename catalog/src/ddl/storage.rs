@@ -59,7 +59,7 @@ impl StorageClauses {
         } else if c.eat_any(&["STORED AS", "USING"]) {
             let at = c.position();
             if matches!(c.nth(0), Token::EOF) {
-                return Err(c.expected("PARQUET, TEXTFILE, CSV, JSONFILE or AVRO"));
+                return Err(c.expected("PARQUET, ORC, DELTA, TEXTFILE, CSV, JSONFILE or AVRO"));
             }
             let name = c.nth(0).to_string();
             if c.eat("TSV") {
@@ -118,6 +118,8 @@ impl StorageClauses {
         let stored_as = self.stored_as.map(|(format, _)| format);
         let format = match (stored_as, self.serde_format) {
             (None, None) if self.is_delimited => FileFormat::Text,
+            // Athena's word for a table of which it need not be told more.
+            (None, None) if properties.get("table_type").is_some_and(|kind| kind.eq_ignore_ascii_case("delta")) => FileFormat::Delta,
             // Serdes of CSV and JSON read text files.
             (None | Some(FileFormat::Text), Some(serde)) => serde,
             (Some(stored), Some(serde)) if stored != serde => {
@@ -138,12 +140,13 @@ impl StorageClauses {
         } else if self.is_delimited && format != FileFormat::Text {
             return Err(c.invalid(format!("ROW FORMAT DELIMITED is for text: {format} files have no delimiters")));
         }
+        let is_parquet = Storage::of(format).is_parquet();
         for (name, value) in options {
-            if format == FileFormat::Parquet || !self.option(format, &name, &value, properties) {
+            if is_parquet || !self.option(format, &name, &value, properties) {
                 properties.insert(name, value);
             }
         }
-        if format == FileFormat::Parquet {
+        if is_parquet {
             self.serde.clear();
         }
         Ok(Storage { format, serde: self.serde, layout: self.layout })
@@ -228,7 +231,7 @@ fn class(c: &mut Cursor<'_>) -> Result<(FileFormat, String)> {
 }
 
 fn other_format(c: &Cursor<'_>, format: &str) -> ParseError {
-    c.unsupported(format!("format '{format}' is not supported: only PARQUET, TEXTFILE, CSV, JSONFILE and AVRO are"))
+    c.unsupported(format!("format '{format}' is not supported: only PARQUET, ORC, DELTA, TEXTFILE, CSV, JSONFILE and AVRO are"))
 }
 
 /// The class that Hive has for a format's rows.
@@ -239,5 +242,7 @@ pub(super) fn serde_class(format: FileFormat) -> &'static str {
         FileFormat::Csv => "org.apache.hadoop.hive.serde2.OpenCSVSerde",
         FileFormat::Json => "org.apache.hadoop.hive.serde2.JsonSerDe",
         FileFormat::Avro => "org.apache.hadoop.hive.serde2.avro.AvroSerDe",
+        FileFormat::Orc => "org.apache.hadoop.hive.ql.io.orc.OrcSerde",
+        FileFormat::Delta => "io.delta.hive.DeltaStorageHandler",
     }
 }

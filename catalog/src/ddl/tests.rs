@@ -171,6 +171,11 @@ fn formats_in_every_spelling() {
     let input = "ROW FORMAT SERDE 'org.openx.data.jsonserde.JsonSerDe' STORED AS INPUTFORMAT 'org.apache.hadoop.mapred.TextInputFormat' \
                  OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat'";
     assert_eq!(of(input), made(FileFormat::Json, &[]));
+    let classes = "ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.orc.OrcSerde' STORED AS INPUTFORMAT \
+                   'org.apache.hadoop.hive.ql.io.orc.OrcInputFormat' OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.orc.OrcOutputFormat'";
+    for orc in [classes, "STORED AS ORC", "USING orc"] {
+        assert_eq!(of(orc), made(FileFormat::Orc, &[]), "{orc}");
+    }
     let spark = storage("USING csv OPTIONS (header 'true', sep ';', mode 'PERMISSIVE', other 'x')");
     assert_eq!(spark.storage, made(FileFormat::Csv, &[("separatorChar", ";")]));
     assert_eq!(
@@ -250,9 +255,9 @@ fn types_in_every_spelling() {
 fn what_is_not_done_says_so_and_where() {
     let cases = [
         ("LOAD DATA INPATH 'x' INTO TABLE t", "LOAD DATA"),
-        ("CREATE TABLE t (a int) STORED AS ORC", "'ORC' is not supported: only PARQUET"),
-        ("CREATE TABLE t (a int) USING orc", "'orc' is not supported: only PARQUET"),
-        ("CREATE TABLE t (a int) ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.orc.OrcSerde'", "OrcSerde"),
+        ("CREATE TABLE t (a int) STORED AS RCFILE", "'RCFILE' is not supported: only PARQUET"),
+        ("CREATE TABLE t (a int) USING xml", "'xml' is not supported: only PARQUET"),
+        ("CREATE TABLE t (a int) ROW FORMAT SERDE 'org.apache.hadoop.hive.serde2.RegexSerDe'", "RegexSerDe"),
         ("CREATE TABLE t (a int) SKEWED BY (a) ON (1)", "SKEWED"),
         ("CREATE FUNCTION f AS 'x'", "CREATE FUNCTION"),
         ("ALTER TABLE t DROP COLUMN a", "DROP COLUMN"),
@@ -268,7 +273,7 @@ fn what_is_not_done_says_so_and_where() {
         let error = error(sql);
         (error.line, error.column)
     };
-    assert_eq!(at("CREATE TABLE t (a int)\n  STORED AS ORC"), (2, 13));
+    assert_eq!(at("CREATE TABLE t (a int)\n  STORED AS RCFILE"), (2, 13));
     assert_eq!(at("DROP TABLE"), (1, 11));
     assert_eq!(at("CREATE VIEW v AS\nSELECT a FROM b WHERE"), (2, 22));
     assert_eq!(at("DROP TABLE t; DROP TABLE u"), (1, 15));
@@ -493,7 +498,7 @@ proptest! {
         comment in proptest::option::of(".{0,8}"),
         location in proptest::option::of("/[a-z' ]{0,6}"),
         properties in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
-        format in proptest::sample::select(vec![FileFormat::Parquet, FileFormat::Text, FileFormat::Csv, FileFormat::Json, FileFormat::Avro]),
+        format in proptest::sample::select(vec![FileFormat::Parquet, FileFormat::Text, FileFormat::Csv, FileFormat::Json, FileFormat::Avro, FileFormat::Orc]),
         serde in proptest::collection::btree_map("[a-z.']{1,4}", "[^\\\\]{0,4}", 0..3),
         bucketed_by in proptest::collection::vec("[a-z `]{1,4}", 0..3),
         buckets in 1_u32..100,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::Utc;
 use futures::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::contents::{self, Changes, Sums, Target};
 use super::{
@@ -158,10 +158,10 @@ pub(super) async fn commit_new(
     end(connection, &write, Utc::now().timestamp_millis()).await?;
     bookmarks::advance(connection, &write.advances).await?;
     commit_beside(connection, &mut write).await?;
-    if let Some(replaced) = replaced {
-        drop_table(connection, &replaced).await?;
-    }
     let cause = write.cause();
+    if let Some(replaced) = replaced {
+        drop_table(connection, &replaced, &cause).await?;
+    }
     let add_partitions = by_partition(&table.keys, write.files)?.into_iter().map(|(_, partition)| partition).collect();
     let made = create_table(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await?;
     if let Some(refresh) = &write.refresh {
@@ -245,13 +245,46 @@ async fn check_unchanged(connection: &mut SqliteConnection, table: &TableMeta, r
     }
 }
 
-/// The newest changes of all tables.
+/// Keeps the history of a table that goes, or of all tables of a database, and adds what takes it away.
+pub(super) async fn bury(
+    connection: &mut SqliteConnection,
+    database: &str,
+    table_id: Option<i64>,
+    dropped_ms: i64,
+    cause: &Cause,
+) -> Result<()> {
+    let action = "keep the history of a table";
+    let which = "t.database = ?1 AND (?2 IS NULL OR t.id = ?2)";
+    let keep = format!(
+        "INSERT INTO past_commits SELECT t.id, c.version, t.database, t.name, c.committed_ms, c.operation, c.user, c.query_id,
+             c.files_added, c.bytes_added, c.rows_added, c.files_removed, c.bytes_removed, c.rows_removed, ?3
+         FROM tables AS t JOIN commits AS c ON c.table_id = t.id WHERE {which}"
+    );
+    let keep = sqlx::query(AssertSqlSafe(keep)).bind(database).bind(table_id).bind(dropped_ms);
+    keep.execute(&mut *connection).await.map_err(failed(action))?;
+    let add = format!(
+        "INSERT INTO past_commits SELECT t.id, t.version + 1, t.database, t.name,
+             max(?3, coalesce((SELECT max(c.committed_ms) FROM commits AS c WHERE c.table_id = t.id), 0)), ?4, ?5, ?6,
+             0, 0, 0, t.file_count, t.byte_count, iif(t.uncounted_files = 0, t.row_count, NULL), ?3
+         FROM tables AS t WHERE {which}"
+    );
+    let add = sqlx::query(AssertSqlSafe(add)).bind(database).bind(table_id).bind(dropped_ms);
+    let add = add.bind(&cause.operation).bind(&cause.user).bind(&cause.query_id);
+    add.execute(connection).await.map_err(failed(action))?;
+    Ok(())
+}
+
+/// The newest changes of all tables, of those that are gone, too.
 pub(super) async fn history(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<Commit>> {
     let action = "read the history";
     let select = sqlx::query(
         "SELECT t.database, t.name, c.version, c.committed_ms, c.operation, c.user, c.query_id, c.files_added, c.bytes_added,
-             c.rows_added, c.files_removed, c.bytes_removed, c.rows_removed
-         FROM commits AS c JOIN tables AS t ON t.id = c.table_id ORDER BY c.committed_ms DESC, c.table_id, c.version DESC LIMIT ?1",
+             c.rows_added, c.files_removed, c.bytes_removed, c.rows_removed, c.table_id
+         FROM commits AS c JOIN tables AS t ON t.id = c.table_id
+         UNION ALL
+         SELECT database, name, version, committed_ms, operation, user, query_id, files_added, bytes_added,
+             rows_added, files_removed, bytes_removed, rows_removed, table_id FROM past_commits
+         ORDER BY 4 DESC, 14, 3 DESC LIMIT ?1",
     );
     let rows = select.bind(limit).fetch_all(connection).await.map_err(failed(action))?;
     let amount = |row: &SqliteRow, first: usize| {
@@ -268,6 +301,7 @@ pub(super) async fn history(connection: &mut SqliteConnection, limit: i64) -> Re
             cause: Cause { operation: row.try_get(4)?, user: row.try_get(5)?, query_id: row.try_get(6)? },
             added: amount(row, 7)?,
             removed: amount(row, 10)?,
+            table_id: row.try_get(13)?,
         })
     };
     rows.iter().map(commit).collect::<Result<_, sqlx::Error>>().map_err(failed(action))

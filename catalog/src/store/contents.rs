@@ -167,7 +167,7 @@ pub(super) async fn files_since(
 ) -> Result<Vec<DataFile>> {
     let query = sqlx::query(
         "SELECT f.partition_id, f.url, f.size, f.modified_ms, f.etag, f.row_count, f.statistics FROM partitions AS p
-         CROSS JOIN files AS f ON f.partition_id = p.id
+         CROSS JOIN files AS f INDEXED BY files_by_version ON f.partition_id = p.id
          WHERE p.table_id = ?1 AND f.added > ?2 AND f.added NOT IN (SELECT value FROM json_each(?3))
          AND (f.removed = 0 OR f.removed IN (SELECT value FROM json_each(?3))) ORDER BY f.partition_id, f.url",
     );
@@ -382,6 +382,7 @@ fn decode_file(row: &SqliteRow) -> Result<DataFile, sqlx::Error> {
         etag: row.try_get(4)?,
         rows: row.try_get::<Option<i64>, _>(5)?.map(count),
         statistics: None,
+        kept_rows: None,
     };
     Ok(DataFile { partition_id: row.try_get(0)?, file })
 }

@@ -25,6 +25,8 @@ pub(super) async fn expire(connection: &mut SqliteConnection, table_id: Option<i
         WHERE f.removed > 0 AND f.removed <= kept.version)";
     let commits = "DELETE FROM commits WHERE (table_id, version) IN (
         SELECT c.table_id, c.version FROM kept JOIN commits AS c ON c.table_id = kept.table_id AND c.version < kept.version)";
+    let past = "DELETE FROM past_commits WHERE dropped_ms <= ?1 AND (?2 IS NULL OR table_id = ?2)";
+    sqlx::query(past).bind(until_ms).bind(table_id).execute(&mut *connection).await.map_err(failed(action))?;
     let mut versions = 0;
     for delete in [partitions, files, commits] {
         let delete = format!("WITH kept AS MATERIALIZED ({KEPT}) {delete}");

@@ -36,7 +36,7 @@ pub(super) fn new_table(name: &str, keys: Vec<PartitionKey>) -> NewTable {
 }
 
 pub(super) fn file(url: &str, size: u64, rows: Option<u64>) -> NewFile {
-    NewFile { url: url.to_owned(), size, modified_ms: 5, etag: Some("e".to_owned()), rows, statistics: None }
+    NewFile { url: url.to_owned(), size, modified_ms: 5, etag: Some("e".to_owned()), rows, statistics: None, kept_rows: None }
 }
 
 fn partition(keys: &[PartitionKey], texts: &[&str], files: Vec<NewFile>) -> NewPartition {
@@ -86,12 +86,12 @@ async fn databases_come_and_go() {
     let table = NewTable { database: "sales".to_owned(), ..new_table("t", vec![]) };
     catalog.create_table(table.clone(), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
 
-    assert!(matches!(catalog.drop_database("sales", false).await, Err(Error::Invalid(_))));
-    assert!(matches!(catalog.drop_database(DEFAULT_DATABASE, true).await, Err(Error::Invalid(_))));
+    assert!(matches!(catalog.drop_database("sales", false, &"DROP DATABASE".into()).await, Err(Error::Invalid(_))));
+    assert!(matches!(catalog.drop_database(DEFAULT_DATABASE, true, &"DROP DATABASE".into()).await, Err(Error::Invalid(_))));
     assert_eq!(catalog.databases().await.unwrap()[1], sales);
-    catalog.drop_database("sales", true).await.unwrap();
+    catalog.drop_database("sales", true, &"DROP DATABASE".into()).await.unwrap();
     assert!(catalog.table("sales", "t").await.unwrap().is_none());
-    assert!(matches!(catalog.drop_database("sales", true).await, Err(Error::NotFound { .. })));
+    assert!(matches!(catalog.drop_database("sales", true, &"DROP DATABASE".into()).await, Err(Error::NotFound { .. })));
     assert!(matches!(
         catalog.create_table(table, Contents::default(), &"CREATE TABLE".into()).await,
         Err(Error::NotFound { what: "database", .. })
@@ -119,8 +119,8 @@ async fn tables_change_one_version_at_a_time() {
     assert!(catalog.table(DEFAULT_DATABASE, "t").await.unwrap().is_none());
     assert_eq!(catalog.table(DEFAULT_DATABASE, "u").await.unwrap().unwrap().version, 3);
 
-    catalog.drop_table(&third).await.unwrap();
-    assert!(matches!(catalog.drop_table(&third).await, Err(Error::NotFound { .. })));
+    catalog.drop_table(&third, &"DROP TABLE".into()).await.unwrap();
+    assert!(matches!(catalog.drop_table(&third, &"DROP TABLE".into()).await, Err(Error::NotFound { .. })));
     assert!(matches!(catalog.change_table(&third, &"RENAME".into(), rename()).await, Err(Error::NotFound { .. })));
     let again = catalog.create_table(new_table("u", vec![]), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     assert!(again.id > third.id);
@@ -267,7 +267,7 @@ async fn what_was_analyzed_goes_with_its_files() {
     catalog.put_analyzed(&table, (3..100).map(|place| found(place, ["a", "b"])).collect()).await.unwrap();
     let places: Vec<_> = sample(&table).await.iter().map(|found| ids.iter().position(|id| *id == found.partition_id).unwrap()).collect();
     assert_eq!((places.len(), &places[..4], &places[60..]), (64, &[3, 4, 6, 7][..], &[93, 95, 96, 98][..]));
-    catalog.drop_table(&table).await.unwrap();
+    catalog.drop_table(&table, &"DROP TABLE".into()).await.unwrap();
     let left: i64 = sqlx::query_scalar("SELECT count(*) FROM analyzed_partitions").fetch_one(&catalog.readers).await.unwrap();
     assert_eq!(left, 0);
 }

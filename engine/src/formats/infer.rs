@@ -32,7 +32,7 @@ pub struct Inferred {
     pub mapping: BTreeMap<String, String>,
 }
 
-/// Looks at some of the files of a table. Parquet files say their columns themselves; they are not for this.
+/// Looks at some of the files of a table. Files with footers say their columns themselves; they are not for this.
 ///
 /// Errors: `Execution` if they do not agree, or name a column twice; those of reading them.
 pub async fn infer(
@@ -47,6 +47,7 @@ pub async fn infer(
     let found = match reading {
         Reading::Delimited(text) => infer_text(store, &files, &text).await?,
         Reading::Json { .. } => infer_json(store, &files).await?,
+        Reading::Orc => return Err(DataFusionError::Internal("columns of ORC files are in their footers".to_owned())),
         Reading::Avro { .. } => {
             let state = SessionContext::new().state();
             let schema = AvroFormat.infer_schema(&state, store, &files).await?;

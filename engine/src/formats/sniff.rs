@@ -36,7 +36,8 @@ pub fn format_of_name(name: &str) -> Option<FileFormat> {
         "csv" | "tsv" => FileFormat::Csv,
         "json" | "jsonl" | "ndjson" => FileFormat::Json,
         "avro" => FileFormat::Avro,
-        other => return FileFormat::parse(other).filter(|_| other == "orc"),
+        "orc" => FileFormat::Orc,
+        _ => return None,
     })
 }
 
@@ -89,7 +90,13 @@ async fn format_of_content(store: &Arc<dyn ObjectStore>, file: &ObjectMeta) -> R
     match begin.as_ref() {
         b"PAR1" => return Ok(FileFormat::Parquet),
         b"Obj\x01" => return Ok(FileFormat::Avro),
-        [b'O', b'R', b'C', ..] => return FileFormat::parse("orc").ok_or_else(unknown),
+        // Text may begin so, too.
+        [b'O', b'R', b'C', ..] => {
+            let end = store.get_range(&file.location, file.size.saturating_sub(4)..file.size).await?;
+            if end.starts_with(b"ORC") {
+                return Ok(FileFormat::Orc);
+            }
+        }
         _ => {}
     }
     let Some(block) = sample(store, file, Ends::lines()).await? else { return Err(unknown()) };

@@ -21,7 +21,7 @@ use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
 
 use super::records::{self, Block, Ends};
-use super::{BadRecords, FORMAT, Reading, avro, bad, delimited, json};
+use super::{BadRecords, FORMAT, Reading, avro, bad, delimited, json, orc};
 use crate::pinned::PinnedFile;
 
 /// The words that a file of a plan carries; none if it is read by DataFusion's own source.
@@ -110,6 +110,7 @@ impl FileOpener for Opener {
         let path = file.object_meta.location.to_string();
         let opening = match reading(&file)? {
             Some(Reading::Avro { fields }) => avro::open(store, file, &self.all, &self.places, &fields, self.batch_size)?,
+            Some(Reading::Orc) => orc::open(store, &file, &self.all, &self.wanted, self.batch_size),
             Some(Reading::Delimited(text)) if text.bad_records.are_told_apart() => {
                 let blocks = records::blocks(store, &file.object_meta, range(&file), Ends::of(&text), self.batch_size);
                 let (policy, columns) = (text.bad_records, self.columns(&file, text.bad_records));
@@ -177,7 +178,8 @@ impl BadRecords {
     }
 }
 
-fn range(file: &PartitionedFile) -> Option<Range<u64>> {
+/// The bytes of a file that are to be read; none if all are.
+pub(super) fn range(file: &PartitionedFile) -> Option<Range<u64>> {
     let place = |place: i64| u64::try_from(place).unwrap_or_default();
     file.range.as_ref().map(|range| place(range.start)..place(range.end))
 }

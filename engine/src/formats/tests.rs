@@ -1,8 +1,8 @@
 use std::io::Write;
 
 use datafusion::arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int16Array, Int64Array, RecordBatch, StringViewArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int16Array, Int64Array, RecordBatch, StringArray, StringViewArray,
+    TimestampMicrosecondArray, TimestampNanosecondArray,
 };
 use datafusion::arrow::datatypes::{Field, TimeUnit};
 use datafusion::arrow::util::display::array_value_to_string;
@@ -16,6 +16,8 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use object_store::ObjectMeta;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
+use orc_rust::ArrowWriterBuilder;
+use orc_rust::compression::CompressionType;
 
 use super::*;
 
@@ -305,6 +307,139 @@ async fn bad_records_are_no_rows_but_can_be_asked_for() {
     }
 }
 
+/// Some types and NULLs.
+fn mixed(rows: i64) -> RecordBatch {
+    let some = |n: &i64| n % 3 > 0;
+    let times = (0..rows).map(|n| some(&n).then_some((n - 4) * 123_456_789_012_345));
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("Id", Arc::new((0..rows).map(Some).collect::<Int64Array>())),
+        ("small", Arc::new((0..rows).map(|n| some(&n).then_some(n as i16 - 5)).collect::<Int16Array>())),
+        ("t", Arc::new((0..rows).map(|n| some(&n).then(|| format!("é {}", n % 4))).collect::<StringArray>())),
+        ("f", Arc::new((0..rows).map(|n| Some(n as f64 / 7.0)).collect::<Float64Array>())),
+        ("b", Arc::new((0..rows).map(|n| some(&n).then_some(n % 2 == 0)).collect::<BooleanArray>())),
+        ("d", Arc::new((0..rows).map(|n| Some(n as i32 * 1000 - 3000)).collect::<Date32Array>())),
+        ("s", Arc::new(times.collect::<TimestampMicrosecondArray>())),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
+}
+
+/// An ORC file of so many rows per stripe.
+fn orc(batch: &RecordBatch, stripe_rows: usize, compression: Option<CompressionType>) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut writer = ArrowWriterBuilder::new(&mut file, batch.schema());
+    if let Some(compression) = compression {
+        writer = writer.with_compression(compression);
+    }
+    let mut writer = writer.try_build().unwrap();
+    for start in (0..batch.num_rows()).step_by(stripe_rows) {
+        writer.write(&batch.slice(start, stripe_rows.min(batch.num_rows() - start))).unwrap();
+        writer.flush_stripe().unwrap();
+    }
+    writer.close().unwrap();
+    file
+}
+
+fn orc_files() -> Files {
+    Files::new(FileFormat::Orc, BTreeMap::new(), BTreeMap::new())
+}
+
+#[tokio::test]
+async fn orc_is_read_by_column_and_stripe() {
+    let (files, batch) = (orc_files(), mixed(40));
+    let want = rows(&batch);
+    let view = |field: &Arc<Field>| field.as_ref().clone().with_data_type(crate::evolution::scanned_type(field.data_type()));
+    let schema = Arc::new(Schema::new(batch.schema().fields().iter().map(view).collect::<Vec<_>>()));
+    let all: Vec<_> = (0..schema.fields().len()).collect();
+    use CompressionType::{Lz4, Snappy, Zlib, Zstd};
+    for compression in [None, Some(Zlib), Some(Snappy), Some(Zstd), Some(Lz4)] {
+        let file = files.put("t/f.orc", orc(&batch, 15, compression)).await;
+        assert_eq!(files.read(&schema, &all, std::slice::from_ref(&file), &[]).await.unwrap(), want, "{compression:?}");
+        // Each stripe is read by whoever has its beginning.
+        let mut sorted = want.clone();
+        sorted.sort_unstable();
+        for cut in (1..file.size).step_by(97) {
+            let mut found = files.read(&schema, &all, std::slice::from_ref(&file), &[cut]).await.unwrap();
+            found.sort_unstable();
+            assert_eq!(found, sorted, "cut at {cut}");
+        }
+        let found = files.read(&schema, &[2, 0], std::slice::from_ref(&file), &[]).await.unwrap();
+        let cells: Vec<_> = want.iter().map(|row| row.split('|').collect::<Vec<_>>()).collect();
+        assert_eq!(found, cells.iter().map(|row| format!("{}|{}", row[2], row[0])).collect::<Vec<_>>());
+        assert_eq!(files.read(&schema, &[], &[file], &[40, 50]).await.unwrap().len(), 40, "rows without any column");
+    }
+    let words = files.storage.on_the_wire(&files.properties).unwrap();
+    assert!(can_be_cut(&PartitionedFile::new("t/f.orc", 1).with_arrow_schema(words)));
+}
+
+#[tokio::test]
+async fn orc_columns_are_found_by_name_and_widened() {
+    let files = orc_files();
+    let file = files.put("t/f.orc", orc(&mixed(3), 3, None)).await;
+    let read = async |schema: SchemaRef| {
+        let all: Vec<_> = (0..schema.fields().len()).collect();
+        files.read(&schema, &all, std::slice::from_ref(&file), &[]).await
+    };
+    let evolved = columns([("new", DataType::Utf8View), ("small", DataType::Int64), ("id", DataType::Int64)]);
+    assert_eq!(read(evolved).await.unwrap(), ["-|-|0", "-|-4|1", "-|-3|2"]);
+    let error = read(columns([("t", DataType::Int64)])).await.unwrap_err();
+    assert!(["/t/f.orc", "'t'", "Utf8", "Int64"].iter().all(|word| error.contains(word)), "{error}");
+
+    // Early Hive.
+    let numbered = |name: &str, values: [i64; 2]| (name.to_owned(), Arc::new(Int64Array::from(values.to_vec())) as ArrayRef, true);
+    let batch = RecordBatch::try_from_iter_with_nullable([numbered("_col0", [1, 2]), numbered("_col1", [3, 4])]).unwrap();
+    let file = files.put("t/hive.orc", orc(&batch, 2, None)).await;
+    let schema = columns([("a", DataType::Int64), ("b", DataType::Int64), ("c", DataType::Int64)]);
+    assert_eq!(files.read(&schema, &[1, 2, 0], std::slice::from_ref(&file), &[]).await.unwrap(), ["3|-|1", "4|-|2"]);
+    let footer = orc_footer(files.store.as_ref(), &file, Some(&schema)).await.unwrap();
+    assert_eq!((footer.rows(), footer.schema().field(1).name().as_str()), (2, "b"));
+    let footer = orc_footer(files.store.as_ref(), &file, None).await.unwrap();
+    assert_eq!(footer.schema().field(1).name(), "_col1");
+}
+
+#[tokio::test]
+async fn orc_times_are_those_of_the_writers_clock() {
+    let files = orc_files();
+    let times = [Some(1_000_000_000_123_456_000), Some(-4_000_000_000), None];
+    let batch =
+        RecordBatch::try_from_iter_with_nullable([("s", Arc::new(TimestampNanosecondArray::from(times.to_vec())) as ArrayRef, true)]);
+    let file = orc(&batch.unwrap(), 3, None);
+    let in_zone = |zone: &[u8; 3]| {
+        let place = file.windows(5).position(|bytes| bytes == b"\x1a\x03UTC").unwrap();
+        [&file[..place + 2], zone, &file[place + 5..]].concat()
+    };
+    let schema = columns([("s", DataType::Timestamp(TimeUnit::Microsecond, None))]);
+    for zone in [b"UTC", b"EST", b"MST"] {
+        assert_eq!(files.all(&schema, in_zone(zone)).await.unwrap(), ["2001-09-09T01:46:40.123456", "1969-12-31T23:59:56", "-"]);
+    }
+    let error = files.all(&schema, in_zone(b"XYZ")).await.unwrap_err();
+    assert!(error.contains("/t/f") && error.contains("'XYZ'"), "{error}");
+}
+
+#[tokio::test]
+async fn broken_orc_is_an_error_and_never_fewer_rows() {
+    let files = orc_files();
+    let batch = mixed(12);
+    let schema = columns([("id", DataType::Int64), ("t", DataType::Utf8View), ("s", DataType::Timestamp(TimeUnit::Microsecond, None))]);
+    assert!(files.all(&schema, "").await.unwrap().is_empty(), "Hive leaves empty files");
+    for compression in [None, Some(CompressionType::Zlib)] {
+        let whole = orc(&batch, 6, compression);
+        for length in 1..whole.len() {
+            let error = files.all(&schema, &whole[..length]).await.unwrap_err();
+            assert!(error.contains("cannot read file '/t/f'"), "{length}: {error}");
+        }
+        for place in 3..whole.len() {
+            for change in [0x01, 0x10, 0x80, 0xff] {
+                let mut broken = whole.clone();
+                broken[place] ^= change;
+                match files.all(&schema, broken).await {
+                    Ok(rows) => assert_eq!(rows.len(), 12, "byte {place} changed by {change}"),
+                    Err(error) => assert!(error.contains("cannot read file '/t/f'"), "byte {place} changed by {change}: {error}"),
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn formats_are_told_from_names_and_contents() {
     let files = Files::new(FileFormat::Csv, BTreeMap::new(), BTreeMap::new());
@@ -325,6 +460,8 @@ async fn formats_are_told_from_names_and_contents() {
         ("s/5", "{\"a\": 1}\n", "JSONFILE "),
         ("s/6", "a\u{1}b\n", "TEXTFILE "),
         ("s/7", "PAR1...", "PARQUET "),
+        ("s/9", "ORC...ORC\u{17}", "ORC "),
+        ("s/10", "ORCHID,1\nROSE,2\n", "CSV "),
         ("s/8.json.gz", "", "JSONFILE "),
     ] {
         assert_eq!(found(vec![(name, text)]).await.as_deref(), Ok(wanted), "{name}");
@@ -354,9 +491,13 @@ fn words_that_cannot_work_are_refused() {
     let nested = columns([("a", crate::evolution::list_type(DataType::Int64))]);
     assert!(Storage::of(FileFormat::Text).validate(&none(), &nested).is_err());
     assert!(Storage::of(FileFormat::Json).validate(&none(), &nested).is_ok());
-    for class in
-        ["org.apache.hadoop.hive.serde2.OpenCSVSerde", "org.openx.data.jsonserde.JsonSerDe", "org.apache.hadoop.hive.serde2.avro.AvroSerDe"]
-    {
+    for class in [
+        "org.apache.hadoop.hive.serde2.OpenCSVSerde",
+        "org.openx.data.jsonserde.JsonSerDe",
+        "org.apache.hadoop.hive.serde2.avro.AvroSerDe",
+        "org.apache.hadoop.hive.ql.io.orc.OrcSerde",
+        "org.apache.hadoop.hive.ql.io.orc.OrcInputFormat",
+    ] {
         assert!(FileFormat::of_class(class).is_some_and(|format| FileFormat::parse(format.name()) == Some(format)), "{class}");
     }
 }

@@ -101,6 +101,7 @@ impl RowWriter {
                 let writer = Box::new(writer.build::<_, AvroOcfFormat>(written.clone()).map_err(avro)?);
                 (Format::Avro { writer, written, columns }, FileCompressionType::UNCOMPRESSED)
             }
+            Reading::Orc => return Err(DataFusionError::NotImplemented("ORC files can only be read".to_owned())),
         };
         Ok(Self { format, compression, plain: Vec::new() })
     }

@@ -195,7 +195,7 @@ async fn overwrites_replace_what_is_there_by_then() {
     let columns =
         catalog.change_table(&now, &"CHANGE".into(), TableChange::Columns(crate::store::tests::schema(&["a", "z"]))).await.unwrap();
     assert!(matches!(state(Replaces::Nothing, vec![written(1, "x")], "q9").await, Err(Error::Conflict { .. })));
-    catalog.drop_table(&columns).await.unwrap();
+    catalog.drop_table(&columns, &"DROP TABLE".into()).await.unwrap();
     assert!(matches!(state(Replaces::Nothing, vec![written(1, "x")], "q10").await, Err(Error::NotFound { .. })));
 }
 
@@ -235,8 +235,28 @@ async fn external_tables_lose_files_to_overwrites_alone() {
     assert_eq!(garbage(&catalog).await.into_keys().collect::<Vec<_>>(), ["a"]);
     assert_eq!(catalog.garbage_among(&["a".to_owned(), "c".to_owned()]).await.unwrap(), ["a".to_owned()].into());
     assert!(matches!(catalog.as_of(&table, Moment::Version(1)).await, Err(Error::Unsupported(_))));
-    catalog.drop_table(&table).await.unwrap();
+    catalog.drop_table(&table, &"DROP TABLE".into()).await.unwrap();
     assert_eq!(garbage(&catalog).await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_history_of_a_table_outlives_it_until_it_expires() {
+    let catalog = SqliteCatalog::in_memory().await.unwrap();
+    let first = keyed(&catalog).await;
+    commit(&catalog, &first, write("q1", Replaces::Nothing, vec![written(1, "a"), written(2, "b")])).await.unwrap();
+    let cause = Cause { operation: "DROP TABLE".to_owned(), user: "bob".to_owned(), query_id: Some("q2".to_owned()) };
+    catalog.drop_table(&first, &cause).await.unwrap();
+    let second = keyed(&catalog).await;
+    let mut history: Vec<_> = catalog.history(10).await.unwrap();
+    history.sort_by_key(|commit| (commit.table_id, commit.version));
+    let told: Vec<_> = history.iter().map(|commit| (commit.table_id, commit.version, commit.cause.operation.as_str())).collect();
+    let of_first = [(first.id, 1, "CREATE TABLE"), (first.id, 2, "INSERT"), (first.id, 3, "DROP TABLE")];
+    assert_eq!(told, [&of_first[..], &[(second.id, 1, "CREATE TABLE")]].concat());
+    assert_eq!((&history[2].cause, history[2].removed), (&cause, Some(Amount { files: 2, bytes: 20, rows: Some(4) })));
+    catalog.expire(None, history[2].committed_ms - 1, 10, false).await.unwrap();
+    assert_eq!(catalog.history(10).await.unwrap().len(), 4);
+    catalog.expire(None, i64::MAX, 10, false).await.unwrap();
+    assert_eq!(catalog.history(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -455,6 +475,6 @@ async fn a_refresh_notes_what_it_read_and_is_the_only_change() {
     commit(&catalog, &view, again("q6")).await.unwrap();
     assert!(listed(&[base.id]).await[0].is_fresh());
     assert!(matches!(commit(&catalog, &view, again("q7")).await, Err(Error::Conflict { .. })), "the view was refreshed meanwhile");
-    catalog.drop_table(&last).await.unwrap();
+    catalog.drop_table(&last, &"DROP TABLE".into()).await.unwrap();
     assert!(!listed(&[base.id]).await[0].is_fresh());
 }
