@@ -149,6 +149,7 @@ impl Grammar for Like {
         supports_select_wildcard_replace,
         supports_select_item_multi_column_alias,
         supports_cte_without_as,
+        supports_from_first_select,
         supports_parens_around_table_factor,
         supports_values_as_table_factor,
         supports_limit_comma,

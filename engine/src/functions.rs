@@ -3,22 +3,29 @@
 
 mod calendar;
 mod collections;
+mod correlation;
 mod dates;
 mod dialects;
+mod hash;
+mod intervals;
 mod json;
 mod json_values;
 mod kernel;
 mod lambdas;
 mod limits;
+mod lists;
 mod maps;
+mod moments;
 mod numbers;
 mod only_match;
 pub(crate) mod only_row;
 mod operators;
 mod patterns;
+mod rounding;
 pub mod sketch;
 mod texts;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use ballista_core::extension::{ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions};
@@ -29,6 +36,8 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUD
 pub use self::dialects::with_dialect;
 pub use self::json::get_json_object;
 pub use self::only_match::only_match;
+pub use self::patterns::completed_time;
+use crate::dialect::Dialect;
 use crate::layout;
 
 /// Every function a task may call, once and by its own name.
@@ -52,13 +61,18 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
         .chain(texts::functions().into_iter().map(limits::limited))
         .chain(dates::functions())
         .chain(collections::functions())
-        .chain([maps::map_concat()])
+        .chain([maps::map_concat(), hash::hash(), intervals::interval_times()])
+        .chain(lists::functions())
         .chain(numbers::functions())
+        .chain(rounding::functions())
         .collect(),
     aggregate: ballista_aggregate_functions()
         .into_iter()
+        .filter(|function| function.name() != "corr")
+        .chain([correlation::corr()])
         .chain(dialects::aggregate_functions())
         .chain(maps::aggregates())
+        .chain(moments::aggregates())
         .chain(sketch::aggregates())
         .chain(layout::curve_aggregates())
         .collect(),
@@ -79,6 +93,16 @@ pub fn with_functions(builder: SessionStateBuilder) -> SessionStateBuilder {
         .with_higher_order_functions(higher_order.iter().map(Arc::clone).collect())
         .with_expr_planners(SessionStateDefaults::default_expr_planners())
         .with_table_function_list(SessionStateDefaults::default_table_functions())
+}
+
+/// Names that can be called in a dialect, aliases among them, each with what kind of function it is.
+pub fn names(dialect: Dialect) -> BTreeMap<String, &'static str> {
+    let state = with_dialect(with_functions(SessionStateBuilder::new()), dialect).build();
+    let scalar = state.scalar_functions().keys().chain(state.higher_order_functions().keys()).map(|name| (name.clone(), "scalar"));
+    let aggregate = state.aggregate_functions().keys().map(|name| (name.clone(), "aggregate"));
+    let window = state.window_functions().keys().map(|name| (name.clone(), "window"));
+    let table = state.table_functions().keys().map(|name| (name.clone(), "table"));
+    scalar.chain(window).chain(table).chain(aggregate).collect()
 }
 
 /// The functions by name, as executors look them up when they decode a plan.

@@ -24,6 +24,7 @@ use url::form_urlencoded;
 
 pub use channels::WorkerChannels;
 pub use fate::Fate;
+pub(crate) use fate::text_of;
 pub use windlass_proto::QueryId;
 
 use crate::config::Secret;

@@ -18,6 +18,7 @@ use crate::cooperation::PauseAboveJoinsRule;
 use crate::dialect::Dialect;
 use crate::exact_casts::ExactCastsRule;
 use crate::functions::with_functions;
+use crate::not_in::NotInRule;
 use crate::single_row::SingleRowRule;
 
 /// Which engine runs a query.
@@ -93,6 +94,8 @@ impl FromStr for JoinOrder {
 /// How rows are packed that pass between processes while a query runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExchangeCompression {
+    /// Not at all between processes of one machine, else by LZ4.
+    Auto,
     /// Not at all, for networks that are faster than a core compresses.
     None,
     /// LZ4.
@@ -103,11 +106,12 @@ pub enum ExchangeCompression {
 }
 
 impl ExchangeCompression {
-    /// As Arrow calls it.
-    pub fn codec(self) -> Option<CompressionType> {
+    /// As Arrow calls it, for rows that stay on one machine or do not.
+    pub fn codec(self, on_one_machine: bool) -> Option<CompressionType> {
         match self {
+            Self::Auto if on_one_machine => None,
             Self::None => None,
-            Self::Lz4 => Some(CompressionType::LZ4_FRAME),
+            Self::Auto | Self::Lz4 => Some(CompressionType::LZ4_FRAME),
             Self::Zstd => Some(CompressionType::ZSTD),
         }
     }
@@ -116,6 +120,7 @@ impl ExchangeCompression {
 impl fmt::Display for ExchangeCompression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Auto => "auto",
             Self::None => "none",
             Self::Lz4 => "lz4",
             Self::Zstd => "zstd",
@@ -128,10 +133,11 @@ impl FromStr for ExchangeCompression {
 
     fn from_str(text: &str) -> Result<Self> {
         match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
             "none" => Ok(Self::None),
             "lz4" => Ok(Self::Lz4),
             "zstd" => Ok(Self::Zstd),
-            _ => Err(DataFusionError::Configuration(format!("'windlass.exchange_compression' is none, lz4 or zstd, not '{text}'"))),
+            _ => Err(DataFusionError::Configuration(format!("'windlass.exchange_compression' is auto, none, lz4 or zstd, not '{text}'"))),
         }
     }
 }
@@ -287,7 +293,7 @@ pub const SETTABLE: &[(&str, &str)] = &[
     ("windlass.dialect", "in whose SQL statements are written: generic (DataFusion's), spark, hive, presto or ansi"),
     ("windlass.dynamic_partition_pruning", "read small sides of joins first, so that scans can leave partitions out"),
     ("windlass.engine", "where queries run: auto, local (in the scheduler), pipelined or staged (on the executors)"),
-    ("windlass.exchange_compression", "how the pipelined engine packs rows between processes: lz4, none or zstd"),
+    ("windlass.exchange_compression", "how the pipelined engine packs rows between processes: auto, lz4, none or zstd"),
     ("windlass.join_order", "order of joins: cost (the cheapest by estimates) or written (as in the query)"),
     ("windlass.local_scan_bytes_max", "bytes a query may scan to be run in the scheduler when the engine is auto"),
     ("windlass.max_partitions_per_scan", "partitions a scan may keep after pruning; more is an error"),
@@ -307,6 +313,7 @@ pub const SETTABLE: &[(&str, &str)] = &[
     ("datafusion.execution.parquet.pushdown_filters", "evaluate filters while decoding Parquet"),
     ("datafusion.optimizer.prefer_hash_join", "hash joins instead of sort-merge joins, which can spill"),
     ("datafusion.optimizer.hash_join_single_partition_threshold", "bytes up to which a join's build side is broadcast"),
+    ("datafusion.optimizer.enable_sort_pushdown", "the order of rows within files is used where rows are sorted"),
     ("datafusion.sql_parser.parse_float_as_decimal", "read 1.5 as DECIMAL instead of DOUBLE"),
     ("datafusion.sql_parser.default_null_ordering", "where NULL sorts: nulls_max, nulls_min, nulls_first or nulls_last"),
     ("datafusion.explain.format", "format of EXPLAIN: indent, tree, pgjson or graphviz"),
@@ -366,7 +373,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("datafusion.catalog.default_schema", "default"),
     // Ours is the only catalog.
     ("datafusion.catalog.create_default_catalog_and_schema", "false"),
-    ("datafusion.catalog.information_schema", "true"),
+    // The catalog's, which has comments.
+    ("datafusion.catalog.information_schema", "false"),
     // Errors point at the place in the text.
     ("datafusion.sql_parser.collect_spans", "true"),
     // An offset, because zone names need a time zone database on every executor.
@@ -417,6 +425,7 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_config(config)
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(ExactCastsRule))
+        .with_analyzer_rule(Arc::new(NotInRule))
         .with_analyzer_rule(Arc::new(SingleRowRule))
         // DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task.
         .with_optimizer_rules(ballista_core::optimizer::ballista_default_optimizer_rules())

@@ -7,14 +7,20 @@ use datafusion::arrow::compute::{is_null, nullif, or};
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::functions::core::{greatest, least};
+use datafusion::functions::string::concat;
+use datafusion::functions::unicode::reverse;
+use datafusion::functions_nested::concat::array_concat_udf;
 use datafusion::functions_nested::extract::array_element_udf;
 use datafusion::functions_nested::map_extract::map_extract_udf;
+use datafusion::functions_nested::reverse::array_reverse_udf;
 use datafusion::functions_nested::sort::array_sort_udf;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
+use super::kernel::TEXT;
+
 /// All of them.
 pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
-    [Composed::ElementAt, Composed::SortArray, Composed::Greatest, Composed::Least]
+    [Composed::Concat, Composed::ElementAt, Composed::Greatest, Composed::Least, Composed::Reverse, Composed::SortArray]
         .map(|composed| {
             Arc::new(ScalarUDF::new_from_impl(Function { composed, signature: Signature::user_defined(Volatility::Immutable) }))
         })
@@ -23,6 +29,8 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Composed {
+    /// Texts or lists behind each other; NULL if any is.
+    Concat,
     /// The element at a place from 1, or from the end if it is negative; the value of a key.
     ElementAt,
     /// Elements in order; NULLs first, or last if the order is descending.
@@ -31,6 +39,8 @@ enum Composed {
     Greatest,
     /// The least value; NULL if any is.
     Least,
+    /// Text or a list from its end.
+    Reverse,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -42,10 +52,12 @@ struct Function {
 impl ScalarUDFImpl for Function {
     fn name(&self) -> &str {
         match self.composed {
+            Composed::Concat => "hive_concat",
             Composed::ElementAt => "element_at",
             Composed::SortArray => "sort_array",
             Composed::Greatest => "hive_greatest",
             Composed::Least => "hive_least",
+            Composed::Reverse => "hive_reverse",
         }
     }
 
@@ -55,6 +67,17 @@ impl ScalarUDFImpl for Function {
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
         match (self.composed, types) {
+            (Composed::Concat, _) => match types.iter().find(|list| list.is_list()) {
+                // NULL would become an element.
+                Some(list) => {
+                    let listed: Vec<_> = types.iter().map(|other| if other.is_null() { list } else { other }.clone()).collect();
+                    array_concat_udf().coerce_types(&listed)
+                }
+                None => concat().coerce_types(types),
+            },
+            (Composed::Reverse, [list]) if list.is_list() => Ok(types.to_vec()),
+            (Composed::Reverse, [_]) => Ok(vec![TEXT]),
+            (Composed::Reverse, _) => plan_err!("'reverse' takes text or a list"),
             (Composed::ElementAt, [DataType::Map(..), _]) => map_extract_udf().coerce_types(types),
             (Composed::ElementAt, [list, place]) if list.is_list() && place.is_integer() => Ok(vec![list.clone(), DataType::Int64]),
             (Composed::ElementAt, _) => plan_err!("'element_at' takes a list and a place, or a map and a key"),
@@ -73,6 +96,15 @@ impl ScalarUDFImpl for Function {
                 other => plan_err!("a map's entries are pairs, not {other}"),
             },
             (Composed::ElementAt, _) => array_element_udf().return_type(types),
+            (Composed::Concat, _) => {
+                if has_list(types) {
+                    array_concat_udf().return_type(types)
+                } else {
+                    concat().return_type(types)
+                }
+            }
+            (Composed::Reverse, [list]) if list.is_list() => array_reverse_udf().return_type(types),
+            (Composed::Reverse, _) => reverse().return_type(types),
             (Composed::SortArray | Composed::Greatest | Composed::Least, _) => Ok(types[0].clone()),
         }
     }
@@ -105,10 +137,18 @@ impl ScalarUDFImpl for Function {
                 }
                 array_sort_udf().invoke_with_args(args)
             }
+            (Composed::Concat, _) if args.args.iter().any(|arg| arg.data_type().is_list()) => unless_null(args, &array_concat_udf()),
+            (Composed::Concat, _) => unless_null(args, &concat()),
+            (Composed::Reverse, list) if list.is_list() => array_reverse_udf().invoke_with_args(args),
+            (Composed::Reverse, _) => reverse().invoke_with_args(args),
             (Composed::Greatest, _) => unless_null(args, &greatest()),
             (Composed::Least, _) => unless_null(args, &least()),
         }
     }
+}
+
+fn has_list(types: &[DataType]) -> bool {
+    types.iter().any(DataType::is_list)
 }
 
 /// What a function gives, but NULL where any argument is.

@@ -79,7 +79,7 @@ const SPARK: &[&str] = &[
 ];
 
 /// Functions of Spark's that Hive and Spark mean by a name of DataFusion's, with the names they have here.
-const HIVE: &[(&str, &str)] = &[("ceil", "hive_ceil"), ("concat", "hive_concat"), ("floor", "hive_floor")];
+const HIVE: &[(&str, &str)] = &[("ceil", "hive_ceil"), ("floor", "hive_floor")];
 
 /// Names of scalar functions that mean the same in all dialects: one more name for a function.
 const ALIASES: &[(&str, &[&str])] = &[
@@ -122,10 +122,12 @@ const AGGREGATE_ALIASES: &[(&str, &[&str])] = &[
     ("any_value", &["arbitrary"]),
     ("approx_distinct", &["approx_count_distinct"]),
     ("approx_percentile_cont", &["approx_percentile", "percentile_approx"]),
+    ("avg", &["try_avg"]),
     ("bit_and", &["bitwise_and_agg"]),
     ("bit_or", &["bitwise_or_agg"]),
     ("bit_xor", &["bitwise_xor_agg"]),
     ("bool_and", &["every"]),
+    ("bool_or", &["any", "some"]),
     ("collect_set", &["set_agg"]),
     ("first_value", &["first"]),
     ("last_value", &["last"]),
@@ -147,6 +149,7 @@ const HIVE_NAMES: &[(&str, &str)] = &[
     ("regexp_extract", "hive_regexp_extract"),
     ("regexp_extract_all", "hive_regexp_extract_all"),
     ("regexp_replace", "regexp_replace_all"),
+    ("reverse", "hive_reverse"),
     ("split", "hive_split"),
     ("to_date", "hive_to_date"),
     ("to_timestamp", "hive_to_timestamp"),
@@ -163,11 +166,15 @@ const PRESTO_NAMES: &[(&str, &str)] = &[
     ("least", "hive_least"),
     ("regexp_replace", "regexp_replace_all"),
     ("repeat", "array_repeat"),
+    ("reverse", "hive_reverse"),
     ("to_hex", "hex"),
 ];
 
 /// What is Hive's and not Spark's.
 const ONLY_HIVE_NAMES: &[(&str, &str)] = &[("greatest", "hive_greatest"), ("least", "hive_least")];
+
+/// Aggregates in Hive and Spark, and what they mean there.
+const HIVE_AGGREGATE_NAMES: &[(&str, &str)] = &[("kurtosis", "kurtosis_pop")];
 
 /// The functions of Spark's.
 pub(super) fn scalar_functions() -> Vec<Arc<ScalarUDF>> {
@@ -207,14 +214,24 @@ pub fn with_dialect(mut builder: SessionStateBuilder, dialect: Dialect) -> Sessi
         Dialect::Generic | Dialect::Ansi => &[],
     };
     let renamed = names.iter().flat_map(|names| names.iter()).filter_map(|(name, meant)| {
-        let function = FUNCTIONS.scalar.iter().find(|function| function.name() == *meant)?;
+        let function = own(meant)?;
         Some(Arc::new(function.as_ref().clone().with_aliases([*name])))
     });
     builder.scalar_functions().get_or_insert_default().extend(renamed);
+    let renamed = HIVE_AGGREGATE_NAMES.iter().filter(|_| dialect.is_hive_like()).filter_map(|(name, meant)| {
+        let function = FUNCTIONS.aggregate.iter().find(|function| function.name() == *meant)?;
+        Some(Arc::new(function.as_ref().clone().with_aliases([*name])))
+    });
+    builder.aggregate_functions().get_or_insert_default().extend(renamed);
     let ansi = builder.config().as_ref().is_some_and(|config| config.options().execution.enable_ansi_mode);
     let planner = DialectPlanner { dialect, lenient: dialect.is_hive_like() && !ansi };
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(planner));
     builder
+}
+
+/// A function by its own name.
+pub(super) fn own(name: &str) -> Option<&'static Arc<ScalarUDF>> {
+    FUNCTIONS.scalar.iter().find(|function| function.name() == name)
 }
 
 /// What takes characters out of text in a dialect, if it is not DataFusion's.
@@ -224,7 +241,7 @@ pub(super) fn substring(dialect: Dialect) -> Option<&'static Arc<ScalarUDF>> {
         Dialect::Presto => "presto_substr",
         Dialect::Generic | Dialect::Ansi => return None,
     };
-    FUNCTIONS.scalar.iter().find(|function| function.name() == name)
+    own(name)
 }
 
 /// A function under another name.
@@ -276,6 +293,10 @@ mod tests {
         }
         for (name, _) in ALIASES {
             assert!(exists(name), "{name}");
+        }
+        let aggregates = AGGREGATE_ALIASES.iter().map(|(name, _)| name).chain(HIVE_AGGREGATE_NAMES.iter().map(|(_, meant)| meant));
+        for name in aggregates {
+            assert!(FUNCTIONS.aggregate.iter().any(|function| function.name() == *name), "{name}");
         }
         for name in SPARK {
             assert!(exists(name), "{name}");

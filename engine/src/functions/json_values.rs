@@ -1,11 +1,13 @@
 //! JSON made of values, and values made of JSON, as Arrow writes and reads them.
 
+use std::io::Cursor;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, StringArray, StringViewArray, new_null_array};
 use datafusion::arrow::compute::concat;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::arrow::json::ReaderBuilder;
+use datafusion::arrow::json::reader::infer_json_schema;
 use datafusion::arrow::json::writer::{EncoderOptions, make_encoder};
 use datafusion::common::cast::as_string_view_array;
 use datafusion::common::{Result, ScalarValue, exec_err, internal_err, plan_err};
@@ -14,7 +16,7 @@ use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArg
 use super::kernel::{Call, Kernel, TEXT, is_text};
 
 /// All of them.
-pub(super) fn functions() -> [Arc<ScalarUDF>; 2] {
+pub(super) fn functions() -> [Arc<ScalarUDF>; 3] {
     let to_json = Kernel {
         name: "to_json",
         aliases: &[],
@@ -23,8 +25,16 @@ pub(super) fn functions() -> [Arc<ScalarUDF>; 2] {
         returns: |_| DataType::Utf8,
         run: to_json,
     };
+    let schema_of_json = Kernel {
+        name: "schema_of_json",
+        aliases: &[],
+        takes: "JSON text",
+        coerce: |types| matches!(types, [json] if is_text(json)).then(|| vec![TEXT]),
+        returns: |_| DataType::Utf8,
+        run: schema_of_json,
+    };
     let from_json = FromJson { signature: Signature::user_defined(Volatility::Immutable) };
-    [to_json.build(), Arc::new(ScalarUDF::new_from_impl(from_json))]
+    [to_json.build(), schema_of_json.build(), Arc::new(ScalarUDF::new_from_impl(from_json))]
 }
 
 /// The JSON of any value; NULL for NULL, fields that are NULL left out.
@@ -46,6 +56,32 @@ fn to_json(call: &Call) -> Result<ArrayRef> {
         }
     });
     Ok(Arc::new(json.collect::<Result<StringArray>>()?))
+}
+
+/// The type of JSON text as Spark spells it, fields by name. Errors: text that is no JSON.
+fn schema_of_json(call: &Call) -> Result<ArrayRef> {
+    let schema = |text: &str| match infer_json_schema(Cursor::new(format!("{{\"value\":{}}}", text.replace(['\n', '\r'], " "))), None) {
+        Ok((schema, 1)) if schema.fields().len() == 1 => Ok(spelled(schema.field(0).data_type())),
+        Ok(_) => exec_err!("'{text}' is not one piece of JSON"),
+        Err(error) => exec_err!("'{text}' is no JSON: {error}"),
+    };
+    Ok(Arc::new(call.text(0)?.iter().map(|text| text.map(schema).transpose()).collect::<Result<StringArray>>()?))
+}
+
+fn spelled(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "BOOLEAN".to_owned(),
+        DataType::Int64 => "BIGINT".to_owned(),
+        DataType::Float64 => "DOUBLE".to_owned(),
+        DataType::List(element) => format!("ARRAY<{}>", spelled(element.data_type())),
+        DataType::Struct(fields) => {
+            let mut fields: Vec<_> = fields.iter().map(|field| format!("{}: {}", field.name(), spelled(field.data_type()))).collect();
+            fields.sort();
+            format!("STRUCT<{}>", fields.join(", "))
+        }
+        // What is always NULL may be text.
+        _ => "STRING".to_owned(),
+    }
 }
 
 /// The value of JSON text, of the type that its second argument names as Arrow spells it: the scheduler puts that in the place of a schema.

@@ -1,8 +1,10 @@
 //! Functions that take lambdas, as Presto and Spark have them: those that DataFusion lacks, and `transform` and `filter`, which also tell a
-//! lambda the element's place.
+//! lambda the element's place. `sort` orders elements by a lambda that compares two of them.
+
+mod sort;
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -23,8 +25,8 @@ const DIGITS_MAX: u8 = 38;
 
 /// All of them.
 pub(super) fn functions() -> Vec<Arc<HigherOrderUDF>> {
-    use Kind::{AllMatch, Filter, MapFilter, NoneMatch, Reduce, Transform, TransformKeys, TransformValues, ZipWith};
-    [AllMatch, Filter, MapFilter, NoneMatch, Reduce, Transform, TransformKeys, TransformValues, ZipWith]
+    use Kind::{AllMatch, Filter, MapFilter, MapZipWith, NoneMatch, Reduce, SortBy, Transform, TransformKeys, TransformValues, ZipWith};
+    [AllMatch, Filter, MapFilter, MapZipWith, NoneMatch, Reduce, SortBy, Transform, TransformKeys, TransformValues, ZipWith]
         .map(|kind| {
             let aliases = kind.aliases().iter().map(|alias| (*alias).to_owned()).collect();
             let signature = HigherOrderSignature::user_defined(Volatility::Immutable);
@@ -41,10 +43,14 @@ enum Kind {
     Filter,
     /// Entries of a map of which a predicate is true.
     MapFilter,
+    /// A value for each key that is in one of two maps; NULL is the value of a key that the other has not.
+    MapZipWith,
     /// Whether a predicate is true of no element.
     NoneMatch,
     /// A value that becomes another with each element.
     Reduce,
+    /// Elements in the order that a lambda says: of two it gives a number below, of or above 0.
+    SortBy,
     /// Another element for each.
     Transform,
     /// Another key for each entry.
@@ -68,8 +74,10 @@ impl Kind {
             Self::AllMatch => "all_match",
             Self::Filter => "filter",
             Self::MapFilter => "map_filter",
+            Self::MapZipWith => "map_zip_with",
             Self::NoneMatch => "none_match",
             Self::Reduce => "reduce",
+            Self::SortBy => "array_sort_by",
             Self::Transform => "transform",
             Self::TransformKeys => "transform_keys",
             Self::TransformValues => "transform_values",
@@ -90,6 +98,8 @@ impl Kind {
             Self::AllMatch | Self::NoneMatch => "a list and a lambda of an element",
             Self::Filter | Self::Transform => "a list and a lambda of an element and perhaps its place from 0",
             Self::MapFilter | Self::TransformKeys | Self::TransformValues => "a map and a lambda of a key and a value",
+            Self::MapZipWith => "two maps with keys of one type and a lambda of a key and two values",
+            Self::SortBy => "a list and a lambda that compares two elements",
             Self::Reduce => "a list, a first value, a lambda of the value so far and an element, and perhaps one of the last value",
             Self::ZipWith => "two lists and a lambda of two elements",
         }
@@ -162,7 +172,11 @@ impl HigherOrderUDFImpl for Function {
             (Kind::MapFilter | Kind::TransformKeys | Kind::TransformValues, [map]) if entry(map).is_some() => Ok(vec![map.clone()]),
             (Kind::Reduce, [elements, first]) => Ok(vec![list(elements)?, first.clone()]),
             (Kind::ZipWith, [one, other]) => Ok(vec![list(one)?, list(other)?]),
-            (Kind::AllMatch | Kind::Filter | Kind::NoneMatch | Kind::Transform, [elements]) => Ok(vec![list(elements)?]),
+            (Kind::MapZipWith, [one, other]) => match (entry(one), entry(other)) {
+                (Some((_, these)), Some((_, those))) if these[0].data_type() == those[0].data_type() => Ok(types.to_vec()),
+                _ => self.kind.refuse(),
+            },
+            (Kind::AllMatch | Kind::Filter | Kind::NoneMatch | Kind::SortBy | Kind::Transform, [elements]) => Ok(vec![list(elements)?]),
             _ => self.kind.refuse(),
         }
     }
@@ -186,6 +200,16 @@ impl HigherOrderUDFImpl for Function {
             },
             (Kind::ZipWith, [Value(one), Value(other), Lambda(_)]) => match (element(one), element(other)) {
                 (Some(one), Some(other)) => known(vec![nullable(one), nullable(other)]),
+                _ => self.kind.refuse(),
+            },
+            (Kind::SortBy, [Value(list), Lambda(_)]) => match element(list) {
+                Some(element) => known(vec![Arc::clone(&element), element]),
+                None => self.kind.refuse(),
+            },
+            (Kind::MapZipWith, [Value(one), Value(other), Lambda(_)]) => match (entry(one.data_type()), entry(other.data_type())) {
+                (Some((_, these)), Some((_, those))) => {
+                    known(vec![Arc::clone(&these[0]), nullable(Arc::clone(&these[1])), nullable(Arc::clone(&those[1]))])
+                }
                 _ => self.kind.refuse(),
             },
             (Kind::Reduce, [Value(list), Value(first), Lambda(merged)] | [Value(list), Value(first), Lambda(merged), Lambda(_)]) => {
@@ -232,6 +256,15 @@ impl HigherOrderUDFImpl for Function {
             }
             (Kind::Transform, [Value(list), Lambda(lambda)]) => (list_of(lambda), list.is_nullable()),
             (Kind::ZipWith, [Value(_), Value(_), Lambda(lambda)]) => (list_of(lambda), true),
+            (Kind::SortBy, [Value(list), Lambda(lambda)]) => match lambda.data_type() {
+                number if number.is_numeric() || number.is_null() => (list.data_type().clone(), list.is_nullable()),
+                other => return plan_err!("the lambda of 'array_sort' gives a number, not {other}"),
+            },
+            (Kind::MapZipWith, [Value(one), Value(_), Lambda(lambda)]) => {
+                let Some((entries, fields)) = entry(one.data_type()) else { return self.kind.refuse() };
+                let value = fields[1].as_ref().clone().with_data_type(lambda.data_type().clone()).with_nullable(true);
+                (map_type(entries, Arc::clone(&fields[0]), Arc::new(value)), true)
+            }
             (Kind::TransformKeys | Kind::TransformValues, [Value(map), Lambda(lambda)]) => {
                 let Some((entries, fields)) = entry(map.data_type()) else { return self.kind.refuse() };
                 let part = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(lambda.data_type().clone()));
@@ -281,6 +314,15 @@ impl HigherOrderUDFImpl for Function {
             }
             (Kind::ZipWith, [Value(one), Value(other), Lambda(lambda)]) => {
                 zip_with(&Lists::of(&one.to_array(rows)?), &Lists::of(&other.to_array(rows)?), lambda, args.return_type())?
+            }
+            (Kind::SortBy, [Value(list), Lambda(lambda)]) => {
+                let lists = Lists::of(&list.to_array(rows)?);
+                let DataType::List(element) = args.return_type() else { return self.kind.refuse() };
+                let values = take(&lists.values, &sort::order(&lists, lambda)?, None)?;
+                Arc::new(ListArray::try_new(Arc::clone(element), lists.offsets.clone(), values, lists.nulls.clone())?)
+            }
+            (Kind::MapZipWith, [Value(one), Value(other), Lambda(lambda)]) => {
+                map_zip_with(one.to_array(rows)?.as_map(), other.to_array(rows)?.as_map(), lambda, args.return_type())?
             }
             (Kind::Reduce, [Value(list), Value(first), Lambda(merge), last @ ..]) => {
                 let lists = Lists::of(&list.to_array(rows)?);
@@ -447,6 +489,48 @@ fn zip_with(one: &Lists, other: &Lists, lambda: &LambdaArgument, returned: &Data
     let values = result.into_array(offsets[rows] as usize)?;
     let DataType::List(element) = returned else { return internal_err!("'zip_with' gives a list, not {returned}") };
     Ok(Arc::new(ListArray::try_new(Arc::clone(element), offsets, values, nulls)?))
+}
+
+/// Keys of the first map come first, then those that only the second has.
+fn map_zip_with(one: &MapArray, other: &MapArray, lambda: &LambdaArgument, returned: &DataType) -> Result<ArrayRef> {
+    let all = concat(&[one.keys().as_ref(), other.keys().as_ref()])?;
+    let comparable = RowConverter::new(vec![SortField::new(all.data_type().clone())])?.convert_columns(std::slice::from_ref(&all))?;
+    let nulls = NullBuffer::union(one.nulls(), other.nulls());
+    let (mut keys, mut lengths) = (Vec::<u64>::new(), Vec::with_capacity(one.len()));
+    let (mut these, mut those) = (Vec::<Option<u64>>::new(), Vec::<Option<u64>>::new());
+    for row in 0..one.len() {
+        let first = keys.len();
+        if nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row)) {
+            let mut found = HashMap::new();
+            for place in one.offsets()[row] as u64..one.offsets()[row + 1] as u64 {
+                found.insert(comparable.row(place as usize), keys.len());
+                keys.push(place);
+                these.push(Some(place));
+                those.push(None);
+            }
+            for place in other.offsets()[row] as u64..other.offsets()[row + 1] as u64 {
+                let key = place + one.keys().len() as u64;
+                match found.get(&comparable.row(key as usize)) {
+                    Some(known) => those[*known] = Some(place),
+                    None => {
+                        keys.push(key);
+                        these.push(None);
+                        those.push(Some(place));
+                    }
+                }
+            }
+        }
+        lengths.push(keys.len() - first);
+    }
+    let offsets = OffsetBuffer::<i32>::from_lengths(lengths);
+    let keys = take(&all, &UInt64Array::from(keys), None)?;
+    let (these, those) = (UInt64Array::from(these), UInt64Array::from(those));
+    let parameters: [&dyn Fn() -> Result<ArrayRef>; 3] =
+        [&|| Ok(Arc::clone(&keys)), &|| Ok(take(one.values(), &these, None)?), &|| Ok(take(other.values(), &those, None)?)];
+    let values = lambda.evaluate(&parameters, |captures| spread(captures, &offsets))?.into_array(keys.len())?;
+    let Some((entries, fields)) = entry(returned) else { return internal_err!("'map_zip_with' gives a map, not {returned}") };
+    let pairs = StructArray::try_new(fields.clone(), vec![Arc::clone(&keys), values], None)?;
+    Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, pairs, nulls, false)?))
 }
 
 /// What `first` becomes with each element: step by step for all rows that have so many. Rows with longer lists come first, so that those of

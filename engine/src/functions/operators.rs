@@ -1,7 +1,7 @@
 //! Operators that mean something else in another dialect, planned with the types of their operands.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::functions::math::expr_fn::trunc;
 use datafusion::functions_nested::expr_fn::array_element;
 use datafusion::logical_expr::expr::Placeholder;
@@ -10,7 +10,8 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, GetFieldAccess, 
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use datafusion_functions_json::udfs;
 
-use super::dialects::substring;
+use super::dialects::{own, substring};
+use super::patterns::completed_time;
 use crate::dialect::Dialect;
 
 /// Plans the operators of one dialect, and those of JSON in all.
@@ -30,14 +31,28 @@ impl ExprPlanner for DialectPlanner {
             Expr::Placeholder(Placeholder { field: None, .. }) if divided => cast(side, DataType::Float64),
             side => side,
         };
-        let expr = RawBinaryExpr { op, left: typed(left), right: typed(right) };
+        let mut expr = RawBinaryExpr { op, left: typed(left), right: typed(right) };
         let types = (expr.left.get_type(schema), expr.right.get_type(schema));
         let (Ok(left_type), Ok(right_type)) = types else { return Ok(PlannerResult::Original(expr)) };
+        if is_comparison(&expr.op) {
+            complete(&mut expr.left, &right_type);
+            complete(&mut expr.right, &left_type);
+        }
         let integers = left_type.is_integer() && right_type.is_integer();
         let hive_like = self.dialect.is_hive_like();
         let binary = |left, op, right| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
         let numeric = left_type.is_numeric() && right_type.is_numeric();
         Ok(PlannerResult::Planned(match expr.op {
+            BinaryOperator::Multiply | BinaryOperator::Divide if is_interval(&left_type) && right_type.is_numeric() => {
+                let name = format!("{} {} {}", expr.left.schema_name(), expr.op, expr.right.schema_name());
+                let factor = cast(expr.right, DataType::Float64);
+                let factor = if matches!(expr.op, BinaryOperator::Multiply) { factor } else { lit(1.0) / factor };
+                interval_times(expr.left, factor)?.alias(name)
+            }
+            BinaryOperator::Multiply if left_type.is_numeric() && is_interval(&right_type) => {
+                let name = format!("{} * {}", expr.left.schema_name(), expr.right.schema_name());
+                interval_times(expr.right, cast(expr.left, DataType::Float64))?.alias(name)
+            }
             // JSON as text, which clients can read; `json_get` of its own library gives a union of types.
             BinaryOperator::Arrow => udfs::json_get_json_udf().call(vec![expr.left, expr.right]),
             BinaryOperator::LongArrow => udfs::json_as_text_udf().call(vec![expr.left, expr.right]),
@@ -80,6 +95,32 @@ impl ExprPlanner for DialectPlanner {
             Some(function) => PlannerResult::Planned(function.call(args)),
             None => PlannerResult::Original(args),
         })
+    }
+}
+
+fn is_comparison(op: &BinaryOperator) -> bool {
+    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
+    matches!(op, Eq | Gt | GtEq | Lt | LtEq | NotEq)
+}
+
+/// Text that is compared with a time may leave parts of it out.
+fn complete(text: &mut Expr, data_type: &DataType) {
+    if let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = text
+        && matches!(data_type, DataType::Timestamp(..) | DataType::Date32)
+        && let Some(completed) = completed_time(text)
+    {
+        *text = completed;
+    }
+}
+
+fn is_interval(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Interval(_))
+}
+
+fn interval_times(interval: Expr, factor: Expr) -> Result<Expr> {
+    match own("interval_times") {
+        Some(function) => Ok(function.call(vec![interval, factor])),
+        None => internal_err!("intervals have no product"),
     }
 }
 

@@ -420,6 +420,32 @@ pub(super) fn shifted(time: NaiveDateTime, seconds: i32) -> Option<NaiveDateTime
     time.checked_add_signed(TimeDelta::seconds(i64::from(seconds)))
 }
 
+/// What a time in text leaves out, put in: `2024-1-5 9:30` is `2024-01-05 09:30:00`. None for text that is no time.
+pub fn completed_time(text: &str) -> Option<String> {
+    let digits = |text: &str, most: usize| (1..=most).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit());
+    let text = text.trim();
+    let (date, time) = text.find([' ', 'T']).map_or((text, ""), |end| (&text[..end], &text[end + 1..]));
+    let mut parts = date.split('-');
+    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+    if year.len() != 4 || !digits(year, 4) || !digits(month, 2) || !digits(day, 2) || parts.next().is_some() {
+        return None;
+    }
+    let date = format!("{year}-{month:0>2}-{day:0>2}");
+    // A zone is what begins with a sign, a letter or a space.
+    let clock_end = time.find(|letter: char| !letter.is_ascii_digit() && !matches!(letter, ':' | '.')).unwrap_or(time.len());
+    let (clock, zone) = time.split_at(clock_end);
+    if clock.is_empty() {
+        return zone.is_empty().then_some(date);
+    }
+    let mut parts = clock.split(':');
+    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("00"));
+    if !digits(hour, 2) || !digits(minute, 2) || parts.next().is_some() {
+        return None;
+    }
+    let second = if digits(second, 2) { format!("{second:0>2}") } else { second.to_owned() };
+    Some(format!("{date} {hour:0>2}:{minute:0>2}:{second}{zone}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -477,6 +503,24 @@ mod tests {
         }
         for (letters, pattern) in [(Letters::Java, "yyyy-ww"), (Letters::Java, "'open"), (Letters::MySql, "%U"), (Letters::MySql, "100%")] {
             assert!(Pattern::new(pattern, letters).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn times_are_completed_and_other_text_is_not() {
+        for (text, expected) in [
+            ("2024-1-5", Some("2024-01-05")),
+            ("2024-01-05T9:30", Some("2024-01-05 09:30:00")),
+            ("2024-01-05 09:30:07.25", Some("2024-01-05 09:30:07.25")),
+            ("2024-01-05 09:30+02:00", Some("2024-01-05 09:30:00+02:00")),
+            ("2024-01-05 09:30 Europe/Berlin", Some("2024-01-05 09:30:00 Europe/Berlin")),
+            ("2024-01-05 9", None),
+            ("2024", None),
+            ("12024-01-05", None),
+            ("now", None),
+            ("2024-01-05 09:30:00:00", None),
+        ] {
+            assert_eq!(completed_time(text).as_deref(), expected, "{text}");
         }
     }
 }

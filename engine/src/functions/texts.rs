@@ -5,13 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, ListBuilder, StringArray, StringBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
+use datafusion::arrow::datatypes::{DataType, Float64Type};
 use datafusion::common::{Result, exec_err};
 use datafusion::functions::regex::compile_and_cache_regex;
 use datafusion::logical_expr::ScalarUDF;
 use url::Url;
 
 use super::kernel::{Call, Kernel, TEXT, is_integer, is_text};
+use crate::evolution::list_type;
 
 /// Decimal places that a number can be written with.
 const PLACES_MAX: i64 = 350;
@@ -126,6 +127,30 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
             returns: |_| DataType::Utf8,
             run: regexp_replace_all,
         },
+        Kernel {
+            name: "hamming_distance",
+            aliases: &[],
+            takes: "two texts of one length",
+            coerce: |types| (types.len() == 2 && types.iter().all(is_text)).then(|| vec![TEXT; 2]),
+            returns: |_| DataType::Int64,
+            run: hamming_distance,
+        },
+        Kernel {
+            name: "mask",
+            aliases: &[],
+            takes: "text, and perhaps what stands for capital letters, small letters, digits and all else",
+            coerce: |types| ((1..=5).contains(&types.len()) && types.iter().all(is_text)).then(|| vec![TEXT; types.len()]),
+            returns: |_| DataType::Utf8,
+            run: mask,
+        },
+        Kernel {
+            name: "sentences",
+            aliases: &[],
+            takes: "text",
+            coerce: one_text,
+            returns: |_| list_type(list_type(DataType::Utf8)),
+            run: sentences,
+        },
         url("url_extract_protocol", |call| urls(call, |url| Some(url.scheme().to_owned()))),
         url("url_extract_host", |call| urls(call, |url| url.host_str().map(str::to_owned))),
         url("url_extract_path", |call| urls(call, |url| Some(url.path().to_owned()))),
@@ -161,7 +186,7 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
 }
 
 fn texts() -> DataType {
-    DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true)))
+    list_type(DataType::Utf8)
 }
 
 fn two_texts_and_number(types: &[DataType]) -> Option<Vec<DataType>> {
@@ -264,6 +289,76 @@ fn locate(call: &Call) -> Result<ArrayRef> {
         Ok(Some(place.map_or(0, |place| i32::try_from(place).unwrap_or(i32::MAX))))
     });
     Ok(Arc::new(places.collect::<Result<Int32Array>>()?))
+}
+
+/// In how many places two texts differ. Errors: texts of different lengths.
+fn hamming_distance(call: &Call) -> Result<ArrayRef> {
+    let distances = call.text(0)?.iter().zip(call.text(1)?).map(|(one, other)| {
+        let Some((one, other)) = one.zip(other) else { return Ok(None) };
+        let (mut ones, mut others, mut distance) = (one.chars(), other.chars(), 0);
+        loop {
+            match (ones.next(), others.next()) {
+                (Some(one), Some(other)) => distance += i64::from(one != other),
+                (None, None) => return Ok(Some(distance)),
+                _ => return exec_err!("'hamming_distance' takes two texts of one length"),
+            }
+        }
+    });
+    Ok(Arc::new(distances.collect::<Result<Int64Array>>()?))
+}
+
+/// As in Spark: what stands for a kind of letters is one letter, and NULL keeps them.
+fn mask(call: &Call) -> Result<ArrayRef> {
+    let letter = |index: usize, row: usize, default| {
+        if !call.has(index) {
+            return Ok(default);
+        }
+        let Some(text) = call.text_or(index, row, "")? else { return Ok(None) };
+        let mut letters = text.chars();
+        match (letters.next(), letters.next()) {
+            (Some(letter), None) => Ok(Some(letter)),
+            _ => exec_err!("what 'mask' puts in place of a letter is one letter, not '{text}'"),
+        }
+    };
+    let texts = call.text(0)?;
+    let masked = (0..call.rows()).map(|row| {
+        let (upper, lower, digit, other) =
+            (letter(1, row, Some('X'))?, letter(2, row, Some('x'))?, letter(3, row, Some('n'))?, letter(4, row, None)?);
+        let masked = |letter: char| match letter {
+            _ if letter.is_uppercase() => upper,
+            _ if letter.is_lowercase() => lower,
+            _ if letter.is_numeric() => digit,
+            _ => other,
+        };
+        Ok(texts.is_valid(row).then(|| texts.value(row).chars().map(|letter| masked(letter).unwrap_or(letter)).collect::<String>()))
+    });
+    Ok(Arc::new(masked.collect::<Result<StringArray>>()?))
+}
+
+/// The words of each sentence. A sentence ends with `.`, `!` or `?` before a space or the end; a word is letters and digits, and what joins
+/// them.
+fn sentences(call: &Call) -> Result<ArrayRef> {
+    let texts = call.text(0)?;
+    let mut lists = ListBuilder::new(list_builder());
+    for row in 0..call.rows() {
+        if texts.is_null(row) {
+            lists.append_null();
+            continue;
+        }
+        let mut words = texts.value(row).split_whitespace().peekable();
+        let mut sentence = Vec::new();
+        while let Some(word) = words.next() {
+            let parts = word.split(|letter: char| !letter.is_alphanumeric() && !matches!(letter, '\'' | '’' | '_' | '.'));
+            let parts = parts.map(|part| part.trim_matches(|letter: char| !letter.is_alphanumeric())).filter(|part| !part.is_empty());
+            sentence.extend(parts.map(Some));
+            let quoted = word.trim_end_matches(['"', '\'', ')', '”', '’']);
+            if (quoted.ends_with(['.', '!', '?']) || words.peek().is_none()) && !sentence.is_empty() {
+                append(lists.values(), sentence.drain(..));
+            }
+        }
+        lists.append(true);
+    }
+    Ok(Arc::new(lists.finish()))
 }
 
 fn format_number(call: &Call) -> Result<ArrayRef> {
