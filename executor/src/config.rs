@@ -54,7 +54,7 @@ pub struct ExecutorConfig {
     pub allowed_locations: Vec<String>,
     /// What schedulers and executors must know to have stages run here; the same in the whole cluster. Nothing is asked if absent.
     pub cluster_key: Option<Secret>,
-    /// Seconds that running tasks get to end after SIGTERM.
+    /// Seconds that running tasks get to end after SIGTERM, and others to read what they and earlier ones left here.
     pub drain_timeout_s: u64,
     /// Listen beyond this host although no port asks who is there.
     pub insecure_network: bool,

@@ -5,6 +5,7 @@
 //! and the scheduler's questions.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,6 +40,9 @@ const STREAMS_MAX: u32 = 16 * 1024;
 /// How often a quiet reader is asked for a sign of life, and how long it may take: what runs for one that is gone should stop.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 
+/// Jobs that are named in an answer to the scheduler.
+const JOBS_NAMED_MAX: usize = 10_000;
+
 /// Longest job id.
 const JOB_ID_CHARS_MAX: usize = 64;
 
@@ -69,7 +73,8 @@ pub fn provider(listener: TcpListener, ties: Ties) -> Arc<ArrowFlightServerProvi
             let listener = listener.ok_or_else(|| BallistaError::Internal("the shuffle server was started twice".to_owned()))?;
             let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?);
             let incoming = incoming.with_nodelay(Some(true)).with_keepalive(Some(KEEPALIVE));
-            let service = FlightServiceServer::new(ShuffleService { files: BallistaFlightService::new(work_dir), ties: ties.clone() })
+            let (shuffle, files) = (PathBuf::from(&work_dir), BallistaFlightService::new(work_dir));
+            let service = FlightServiceServer::new(ShuffleService { files, shuffle, ties: ties.clone() })
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             let server = create_grpc_server(&config).max_concurrent_streams(STREAMS_MAX);
@@ -94,7 +99,19 @@ pub fn provider(listener: TcpListener, ties: Ties) -> Arc<ArrowFlightServerProvi
 
 struct ShuffleService {
     files: BallistaFlightService,
+    shuffle: PathBuf,
     ties: Ties,
+}
+
+/// The jobs that have a directory, not all of them if there are very many.
+async fn jobs_below(shuffle: &Path) -> std::io::Result<Vec<String>> {
+    let (mut entries, mut jobs) = (tokio::fs::read_dir(shuffle).await?, Vec::new());
+    while let Some(entry) = entries.next_entry().await?
+        && jobs.len() < JOBS_NAMED_MAX
+    {
+        jobs.extend(entry.file_name().into_string());
+    }
+    Ok(jobs)
 }
 
 /// Refuses requests for anything but a shuffle file of a plausible job.
@@ -140,7 +157,8 @@ impl FlightService for ShuffleService {
             if request.get_ref().body != self.ties.executor.as_bytes() {
                 return Err(Status::not_found("another executor is at this address"));
             }
-            return Ok(one(RunningTasks { tasks: self.ties.ledger.tasks() }.to_bytes()));
+            let jobs = jobs_below(&self.shuffle).await?;
+            return Ok(one(RunningTasks { tasks: self.ties.ledger.tasks(), jobs }.to_bytes()));
         }
         if request.get_ref().r#type == pulse::ACTION {
             let headers = request.into_parts().0.into_headers();

@@ -2,11 +2,12 @@
 //!
 //! Ballista's executor process does the work. Here is what it does not: [`config`], [`work_dir`] (a directory of its own, removed at the
 //! end), [`task`] and [`connections`] (tasks that are traced and counted), [`flight`] (shuffle files and roll calls), [`worker`]
-//! (stages of pipelined queries), [`health`] (HTTP) and [`server`], which puts them together.
+//! (stages of pipelined queries), [`health`] (HTTP), [`drain`] (an end that costs nobody a query) and [`server`], which puts them together.
 
 mod compact;
 pub mod config;
 pub mod connections;
+pub mod drain;
 pub mod error;
 pub mod flight;
 pub mod health;

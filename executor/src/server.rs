@@ -12,7 +12,7 @@ use ballista_executor::health::ExecutorHealth;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 use tracing::{info, warn};
 use windlass_engine::process::{Stop, reserve_port, stop_requested};
@@ -23,6 +23,7 @@ use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtim
 
 use crate::config::ExecutorConfig;
 use crate::connections::Connections;
+use crate::drain::{self, Held};
 use crate::error::{Error, Result};
 use crate::flight::{self, Ties};
 use crate::health::{Health, install_metrics, routes};
@@ -48,6 +49,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause before a scheduler that was lost is tried: it may answer and not take executors yet.
 const REJOIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What Ballista gets at least to tell the scheduler that it ends, and to close its servers.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How long an executor that lost its scheduler looks for a signal that says why.
 const SIGNAL_WAIT: Duration = Duration::from_millis(500);
@@ -113,8 +117,10 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         stages: Arc::clone(&stages),
         served: Arc::clone(&served),
     };
+    let held = Held { ledger: ledger.clone(), stages: Arc::clone(&stages), shuffle: work_dir.shuffle(), closing: Arc::clone(&closing) };
     let files = Arc::clone(&runtime);
     let user_agent = format!("{USER_AGENT}{}", config.memory_limit_bytes);
+    let agent = user_agent.clone();
     let process = ExecutorProcessConfig {
         // Random: a scheduler refuses a second executor of the same id, and a restarted one has lost its files.
         executor_id: id.clone(),
@@ -146,7 +152,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         override_arrow_flight_service: Some(flight::provider(shuffle_listener, ties)),
         override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start(), ledger, stages.memory(), files))),
         // The scheduler shows it, and turns other versions away.
-        override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(user_agent.as_str())?))),
+        override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(agent.as_str())?))),
         health: heartbeat.clone(),
         ..ExecutorProcessConfig::default()
     };
@@ -159,11 +165,15 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     }
     info!(%id, scheduler = config.scheduler, port, grpc_port, http_port, slots, memory_bytes = config.memory_limit_bytes, "executor starts");
 
-    let running = start_executor_process(Arc::new(process));
+    let process = Arc::new(process);
+    let running = start_executor_process(Arc::clone(&process));
     tokio::pin!(running);
     // Whether Ballista still has something to wait for.
     let mut can_drain = true;
     let stopped = tokio::select! {
+        // Before Ballista, which sees a signal too and would end with its last task, whoever wants to read what that wrote.
+        biased;
+        stop = &mut stop => Some(stop),
         ended = &mut running => {
             can_drain = false;
             match ended {
@@ -174,7 +184,6 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
                 ended => ended.map(|()| None)?,
             }
         }
-        stop = &mut stop => Some(stop),
         () = closing.notified() => {
             // It would wait for ever for tasks that its own pool has dropped.
             can_drain = false;
@@ -189,21 +198,20 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     info!(?stopped, "executor stops");
     stages.close();
     match stopped {
-        // Ballista saw the signal too: it has told the scheduler and waits for its tasks.
-        Some(Stop::Signal) => {
-            let running = async { if can_drain { running.await } else { Ok(()) } };
-            // Tasks end before the last of their rows has left.
-            let sent = async {
-                if can_drain {
-                    served.notified().await
-                }
-            };
-            let drained = async { tokio::join!(running, stages.drained(), sent).0 };
-            match timeout(Duration::from_secs(config.drain_timeout_s), drained).await {
+        Some(Stop::Signal) if can_drain => {
+            let deadline = Instant::now() + Duration::from_secs(config.drain_timeout_s);
+            drain::announce(&process, &config.scheduler, &user_agent).await;
+            if timeout_at(deadline, held.unneeded(&config.scheduler)).await.is_err() {
+                warn!(timeout_s = config.drain_timeout_s, "what is here is needed for longer: it will be made again elsewhere");
+            }
+            // Ballista sees the signal now; with its servers closed, the last bytes of every answer have left.
+            let ended = async { tokio::join!(running, served.notified()).0 };
+            match timeout_at(deadline.max(Instant::now() + FAREWELL), ended).await {
                 Ok(ended) => ended?,
-                Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks did not end in time; they will run again elsewhere"),
+                Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks and readers did not end in time"),
             }
         }
+        Some(Stop::Signal) => info!("the scheduler was lost before"),
         Some(Stop::Orphaned) => info!("the parent process is gone"),
         None if shuffle_failed.load(Ordering::Acquire) => return Err(Error::ShuffleServer),
         None => {

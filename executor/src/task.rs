@@ -55,6 +55,11 @@ impl Ledger {
         self.with(|tasks| tasks.iter().cloned().collect())
     }
 
+    /// Whether no task lives here.
+    pub fn is_empty(&self) -> bool {
+        self.with(|tasks| tasks.is_empty())
+    }
+
     fn enter(&self, task: TaskName) -> Entry {
         self.with(|tasks| tasks.insert(task.clone()));
         Entry { ledger: self.clone(), task }
@@ -231,6 +236,6 @@ mod tests {
         drop(first);
         assert_eq!(ledger.tasks(), [name(1)]);
         drop(second);
-        assert!(ledger.tasks().is_empty());
+        assert!(ledger.is_empty());
     }
 }

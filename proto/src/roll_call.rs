@@ -1,4 +1,4 @@
-//! What an executor answers when the scheduler asks which tasks it runs: a Flight action whose body is the executor's id, one result.
+//! What an executor answers when the scheduler asks which tasks it runs, and for which jobs: a Flight action whose body is the executor's id, one result.
 //!
 //! The id is asked for because names of jobs open shuffle files, and because another executor may have taken the address.
 
@@ -27,6 +27,9 @@ pub struct RunningTasks {
     /// Tasks that have started and have not handed in how they ended.
     #[prost(message, repeated, tag = "1")]
     pub tasks: Vec<TaskName>,
+    /// Jobs of which it may have files.
+    #[prost(string, repeated, tag = "2")]
+    pub jobs: Vec<String>,
 }
 
 impl RunningTasks {

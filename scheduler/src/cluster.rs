@@ -96,7 +96,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether it takes new tasks; `false` while it drains.
+    /// Whether it takes tasks of any job; `false` while it drains.
     pub fn is_active(&self) -> bool {
         !self.given_up && matches!(self.heartbeat.status.as_ref().and_then(|status| status.status.as_ref()), Some(Health::Active(_)))
     }
@@ -224,15 +224,15 @@ impl Executors {
         self.members.read().values().map(|member| member.slots as usize).sum()
     }
 
-    /// How many executors take tasks.
-    pub fn active(&self) -> usize {
-        self.members.read().values().filter(|member| member.is_active()).count()
+    /// Whether tasks that wait have an executor that would take them.
+    pub fn any_takes_tasks(&self) -> bool {
+        takers(&self.members.read()).next().is_some()
     }
 
-    /// Waits until an executor takes tasks.
+    /// Waits until there is an executor for a new job.
     pub async fn any_active(&self) {
         let mut events = self.events.subscribe();
-        while self.active() == 0 {
+        while !self.members.read().values().any(Member::is_active) {
             // Lagging or not: look again.
             let _event = tokio::time::timeout(PROBE_TIMEOUT, events.recv()).await;
         }
@@ -314,7 +314,7 @@ impl Executors {
             Some((at, known)) if at.elapsed() < CAPACITY_HOLDS => known,
             _ => {
                 let (used, mut now) = (self.usage(), Capacity::default());
-                for (id, member) in self.members.read().iter().filter(|(_, member)| member.is_active()) {
+                for (id, member) in takers(&self.members.read()) {
                     now.free_slots += slots::free(member.slots, used.of(id));
                     now.executors += 1;
                 }
@@ -406,8 +406,8 @@ impl Executors {
     /// What is free of the slots of those executors that take tasks.
     fn offers(&self, used: &Usage) -> Offers {
         let members = self.members.read();
-        let active = members.iter().filter(|(_, member)| member.is_active() && member.heard.elapsed() < self.silence_max);
-        let free = active.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
+        let heard = takers(&members).filter(|(_, member)| member.heard.elapsed() < self.silence_max);
+        let free = heard.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
         Offers { free: free.collect(), counters: InMemoryClusterState::default() }
     }
 
@@ -421,6 +421,12 @@ impl Executors {
             }
         }
     }
+}
+
+/// The executors that get tasks: the active ones or, if there are none, those that drain, so that what has begun can end.
+fn takers(members: &HashMap<String, Member>) -> impl Iterator<Item = (&String, &Member)> {
+    let any_active = members.values().any(Member::is_active);
+    members.iter().filter(move |(_, member)| if any_active { member.is_active() } else { !member.given_up })
 }
 
 /// Executors with free slots, those with most first.
@@ -587,11 +593,10 @@ impl ClusterState for Executors {
         Ok(())
     }
 
-    /// Those that are to go, if it is time. To know of others would make Ballista keep a list for each of the jobs whose files it should
-    /// delete.
+    /// Those that are to go. To know of others would make Ballista keep a list for each of the jobs whose files it should delete.
     fn executor_heartbeats(&self) -> HashMap<String, ExecutorHeartbeat> {
         let members = self.members.read();
-        let leaving = members.iter().filter(|(_, member)| !member.is_active() || member.heard.elapsed() >= self.silence_max);
+        let leaving = members.iter().filter(|(_, member)| member.given_up || member.heard.elapsed() >= self.silence_max);
         leaving.map(|(id, member)| (id.clone(), member.heartbeat.clone())).collect()
     }
 
@@ -633,4 +638,38 @@ fn repair_inputs(job: &JobId, graph: &mut ExecutionGraphBox) -> bool {
 /// Heartbeats carry wall-clock seconds: Ballista compares them with its own reading of that clock.
 fn seconds_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn executors_that_drain_take_tasks_only_while_no_other_does() {
+        let executors = Executors::new(Duration::from_secs(12));
+        for (id, port) in [("a", 1), ("b", 2)] {
+            let spec = ExecutorData { executor_id: id.to_owned(), total_vcores: 2, available_vcores: 2 };
+            executors.register_executor(ExecutorMetadata { port, ..nameless(id.to_owned()) }, spec).await.unwrap();
+        }
+        let takers = || {
+            let mut ids: Vec<_> = takers(&executors.members.read()).map(|(id, _)| id.clone()).collect();
+            ids.sort();
+            ids.concat()
+        };
+        let drains = async |id: &str| {
+            let status = Some(ExecutorStatus { status: Some(Health::Terminating(String::new())) });
+            let heartbeat = ExecutorHeartbeat { executor_id: id.to_owned(), timestamp: seconds_now(), status, ..Default::default() };
+            executors.save_executor_heartbeat(heartbeat).await.unwrap();
+        };
+        assert_eq!(takers(), "ab");
+        drains("a").await;
+        assert_eq!(takers(), "b");
+        drains("b").await;
+        assert_eq!(takers(), "ab");
+        assert!(executors.executor_heartbeats().is_empty(), "one that drains would be removed at once");
+        executors.give_up("a", "a test says so");
+        assert_eq!(takers(), "b");
+        assert_eq!(executors.executor_heartbeats().into_keys().collect::<Vec<_>>(), ["a"]);
+        assert!(executors.any_takes_tasks());
+    }
 }

@@ -48,6 +48,7 @@ use crate::explain::physical_text;
 mod failure;
 mod joins;
 mod launch;
+mod leaves;
 mod observation;
 mod results;
 mod roll_call;
@@ -57,9 +58,6 @@ mod watchdog;
 
 /// Task events that may wait for Ballista's event loop.
 const EVENTS_QUEUED_MAX: u32 = 10_000;
-
-/// How long an executor that drains may take until its tasks are given up.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// An executor that missed a heartbeat (they come every 3 s) is knocked at.
 const LATE_AFTER: Duration = Duration::from_secs(4);
@@ -155,7 +153,8 @@ fn scheduler_config(options: &StagedOptions, executors: Arc<Executors>) -> Sched
     config.job_id_generator = Some(Arc::new(RandomIds));
     config.executor_timeout_seconds = options.executor_timeout.as_secs();
     config.expire_dead_executor_interval_seconds = options.sweep_interval.as_secs();
-    config.executor_termination_grace_period = DRAIN_MAX.as_secs();
+    // An executor says that it has stopped when nothing of it is needed any more, or when it cannot wait for that.
+    config.executor_termination_grace_period = 0;
     // It is not told of executors that live. Our watchdog says when there are none.
     config.no_executors_grace_period_seconds = NEVER.as_secs();
     config.grpc_server_max_decoding_message_size = message_bytes;
@@ -231,7 +230,7 @@ async fn physical_plan(query: &PlannedQuery, hash_joins: HashJoins) -> Result<Ar
         physical = plan(Broadcast::Never, HashJoins::Avoided).await?;
     }
     windlass_catalog::scan::check_leaves(&physical)?;
-    Ok(told::tell(physical)?)
+    Ok(told::tell(leaves::as_scans(physical)?)?)
 }
 
 impl Cluster for StagedEngine {

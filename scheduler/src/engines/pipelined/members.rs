@@ -2,7 +2,7 @@
 
 use datafusion::error::Result;
 use datafusion_distributed::WorkerResolver;
-use url::Url;
+use url::{Host, Url};
 use windlass_engine::pipelined::{BUILD, worker_url};
 
 use crate::engines::Cluster;
@@ -33,6 +33,17 @@ impl Members {
             Some(Member { id: executor.id.clone(), url: worker_url(host, port.parse().ok()?).ok()? })
         };
         Self { all: executors.iter().filter_map(member).collect(), slots, memory_bytes }
+    }
+
+    /// Whether all of them run on this machine.
+    pub fn are_local(&self) -> bool {
+        let is_local = |url: &Url| match url.host() {
+            Some(Host::Domain(name)) => name == "localhost",
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        };
+        self.all.iter().all(|member| is_local(&member.url))
     }
 
     /// How many there are.

@@ -32,6 +32,7 @@ use super::soundness::{LimitBeforeBroadcastRule, exchanges_otherwise};
 use super::windows::SortByConstantsRule;
 use crate::engines::PlannedQuery;
 use crate::planning::estimates::bytes_of;
+use crate::planning::sorted_files::SORTED_FILES_RULE;
 
 /// Least partitions of a stage's task: DataFusion makes no exchanges for one, and without exchanges there is nothing to distribute.
 const PARTITIONS_MIN: usize = 2;
@@ -143,12 +144,14 @@ fn session(state: SessionState, members: &Members, token: &QueryToken, links: &L
     // Filters that a join or a sort makes while it runs, for scans of the same stage. Elsewhere they filter nothing, and nobody waits.
     config.options_mut().set("datafusion.optimizer.enable_dynamic_filter_pushdown", "true")?;
     config.set_distributed_worker_resolver(members.clone());
-    config.set_distributed_compression(WindlassOptions::of(config.options()).exchange_compression.codec())?;
+    config.set_distributed_compression(WindlassOptions::of(config.options()).exchange_compression.codec(members.are_local()))?;
     let mut config = attempt_config(config, token, links.key.as_ref(), &links.channels)?;
     config.set_distributed_max_tasks_per_stage(members.len())?;
     config.set_distributed_desired_task_count_handler(move |event: DesiredTaskCountEvent<'_>| task_count(event, slots));
     config.set_distributed_scale_up_leaf_node_handler(|event: ScaleUpLeafNodeEvent<'_>| slice(event));
     let mut rules = state.physical_optimizers().to_vec();
+    // Files in order give partitions of which one comes after the other. They share connections: those that must wait would fill them.
+    rules.retain(|rule| rule.name() != SORTED_FILES_RULE);
     rules.push(Arc::new(LimitBeforeBroadcastRule));
     rules.push(Arc::new(SortByConstantsRule));
     let builder = SessionStateBuilder::new_from_existing(state).with_config(config).with_physical_optimizer_rules(rules);
@@ -177,7 +180,7 @@ fn with_light_head(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     stage.query_id = below.first().map_or_else(Uuid::new_v4, Stage::query_id);
     stage.num = below.iter().map(Stage::num).max().unwrap_or(0) + 1;
     let boundary = boundary.with_input_stage(Stage::Local(stage))?;
-    Ok(Arc::new(DistributedExec::new(boundary)))
+    Ok(Arc::new(DistributedExec::new(boundary).with_metrics_collection(true)))
 }
 
 /// The nodes of the stage that ends here.

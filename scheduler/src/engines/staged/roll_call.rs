@@ -1,13 +1,15 @@
 //! Whether executors run the tasks that graphs say they run.
 //!
 //! Ballista sends a task to its executor once, and the executor sends once how it ended. If either message is lost, the graph waits for a
-//! task that nobody runs; if a cancel is lost, an executor runs a task that nobody waits for. So executors are asked now and then.
+//! task that nobody runs; if a cancel is lost, an executor runs a task that nobody waits for. So executors are asked now and then, and also
+//! for which jobs they have files: those of a scheduler that died are deleted by the next.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use arrow_flight::Action;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use ballista_core::JobId;
 use ballista_core::serde::protobuf::failed_task::FailedReason;
 use ballista_core::serde::protobuf::task_status::Status;
 use ballista_core::serde::protobuf::{FailedTask, ResultLost, RunningTask, TaskStatus};
@@ -45,6 +47,8 @@ const LOSSES_MAX: usize = 3;
 /// What one executor answered.
 struct Answer {
     tasks: HashSet<TaskName>,
+    /// Those that have files there.
+    jobs: Vec<String>,
     /// Whether a task that it was sent would have started by now.
     has_free_slot: bool,
 }
@@ -64,6 +68,8 @@ struct RollCall {
     counted: HashMap<TaskName, Counted>,
     /// Tasks that an executor named and no graph counts, with how often in a row.
     uncounted: HashMap<(String, TaskName), u32>,
+    /// Executors and jobs unknown to us that they had files of in the last round.
+    orphans: HashSet<(String, JobId)>,
 }
 
 /// What to do after a round.
@@ -106,6 +112,14 @@ impl RollCall {
         }
         findings
     }
+
+    /// Executors, and jobs that they have files of for the second time, and of which nothing is known.
+    fn orphans(&mut self, answers: &HashMap<String, Answer>, is_known: impl Fn(&JobId) -> bool) -> Vec<(String, JobId)> {
+        let jobs = answers.iter().flat_map(|(executor, answer)| answer.jobs.iter().map(|job| (executor.clone(), JobId::new(job.as_str()))));
+        let now: HashSet<_> = jobs.filter(|(_, job)| !is_known(job)).collect();
+        let before = std::mem::replace(&mut self.orphans, now);
+        self.orphans.intersection(&before).cloned().collect()
+    }
 }
 
 impl Core {
@@ -124,6 +138,10 @@ impl Core {
                 self.run_again(&executor, &task).await;
             }
             self.cancel(findings.strays).await;
+            for (executor, job) in roll_call.orphans(&answers, |job| !self.executors.holders(job).is_empty()) {
+                debug!(executor, %job, "files of a job that nobody knows are deleted");
+                self.launcher.delete(&job, &[executor]);
+            }
         }
     }
 
@@ -231,7 +249,7 @@ async fn ask(line: Channel, member: Member) -> Option<(String, Answer)> {
     match tokio::time::timeout(ANSWER_MAX, asked).await {
         Ok(Ok(answer)) => {
             let has_free_slot = answer.tasks.len() < member.slots as usize;
-            Some((id, Answer { tasks: answer.tasks.into_iter().collect(), has_free_slot }))
+            Some((id, Answer { tasks: answer.tasks.into_iter().collect(), jobs: answer.jobs, has_free_slot }))
         }
         Ok(Err(error)) => {
             debug!(executor = id, error, "an executor does not answer the roll call");
@@ -262,7 +280,8 @@ mod tests {
         let mut findings = Findings::default();
         for (round, (named, counted)) in rounds.iter().enumerate() {
             let answer = named.map(|tasks| {
-                let answer = Answer { tasks: tasks.iter().copied().map(name).collect(), has_free_slot: tasks.len() < 2 };
+                let tasks: HashSet<_> = tasks.iter().copied().map(name).collect();
+                let answer = Answer { has_free_slot: tasks.len() < 2, tasks, jobs: Vec::new() };
                 ("a".to_owned(), answer)
             });
             let running = counted.iter().copied().map(on_a).collect();
@@ -285,6 +304,20 @@ mod tests {
         let (silent, busy) = ((None, &[7][..]), (Some(&[1, 2][..]), &[1, 2, 7][..]));
         assert_eq!(last(&[silent; 9]), Findings::default());
         assert_eq!(last(&[busy; 9]), Findings::default());
+    }
+
+    #[test]
+    fn files_of_a_job_that_nobody_knows_are_orphans_the_second_time() {
+        let mut roll_call = RollCall::default();
+        let mut orphans = |jobs: &[&str], known: &str| {
+            let jobs = jobs.iter().map(|job| (*job).to_owned()).collect();
+            let answer = Answer { tasks: HashSet::new(), jobs, has_free_slot: true };
+            roll_call.orphans(&HashMap::from([("a".to_owned(), answer)]), |job| job.as_str() == known)
+        };
+        assert!(orphans(&["old", "known"], "known").is_empty(), "its deletion may be on its way");
+        assert_eq!(orphans(&["old", "known"], "known"), [("a".to_owned(), JobId::new("old"))]);
+        assert!(orphans(&[], "").is_empty());
+        assert!(orphans(&["old"], "").is_empty());
     }
 
     #[test]

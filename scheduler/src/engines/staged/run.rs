@@ -297,7 +297,7 @@ impl Shared {
                     core.executors.probe(Duration::ZERO).await;
                     let error = failure::from_job(&failed.error);
                     return Err(match core.executors.losses() > losses || error.kind() == Kind::Unavailable {
-                        _ if core.executors.active() == 0 => no_executors("all executors are lost").into(),
+                        _ if !core.executors.any_takes_tasks() => no_executors("all executors are lost").into(),
                         true => Stop::Lost(Loss::Executor, error.to_string()),
                         false => Stop::Failed(error),
                     });
