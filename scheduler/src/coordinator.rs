@@ -1,5 +1,6 @@
 //! What the front doors call: SQL in, queries out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +23,11 @@ use windlass_proto::QueryId;
 
 use crate::ddl::{self, DdlExecutor, ViewPlanner};
 use crate::engines::{Cluster, Engine};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::explain::{engine_row, explain, note_rows, with_reports};
 use crate::garbage::{self, Collector, GarbageOptions};
 use crate::guard::GuardLimits;
-use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, settings_schema};
+use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, functions, settings_schema};
 use crate::query::rows::{Summary, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::schema::to_client;
@@ -197,6 +198,15 @@ impl Coordinator {
                 Work::done()
             }
             Action::Show(name) => Work::rows(settings(session, name.as_deref())?),
+            Action::Prepare { name, text } => {
+                session.set_prepared(name, Some(text.clone()))?;
+                Work::done()
+            }
+            Action::Deallocate(name) => {
+                session.set_prepared(name, None)?;
+                Work::done()
+            }
+            Action::Execute(_) => return Err(Error::internal("EXECUTE stands for no statement")),
         };
         self.queries.launch(head(session, statement, CATALOG_ENGINE, statement.schema()), work).await
     }
@@ -343,6 +353,10 @@ struct SessionPlanner {
 impl ViewPlanner for SessionPlanner {
     async fn plan_schema(&self, view: &ViewDefinition, temporary: Arc<TemporaryViews>) -> Result<SchemaRef> {
         self.planner.columns(&self.session, view, temporary).await
+    }
+
+    fn functions(&self) -> BTreeMap<String, &'static str> {
+        functions(self.session.dialect())
     }
 
     fn temporary_views(&self) -> Arc<TemporaryViews> {

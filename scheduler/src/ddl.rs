@@ -14,6 +14,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -53,6 +54,11 @@ pub enum Outcome {
 pub trait ViewPlanner: Send + Sync {
     /// Columns of a view's query, which sees these views of the session. Errors: those of planning it.
     async fn plan_schema(&self, view: &ViewDefinition, temporary: Arc<TemporaryViews>) -> Result<SchemaRef>;
+
+    /// Functions that the session can call, each with what kind of function it is.
+    fn functions(&self) -> BTreeMap<String, &'static str> {
+        BTreeMap::new()
+    }
 
     /// Views that only the session knows, by name.
     fn temporary_views(&self) -> Arc<TemporaryViews> {
@@ -132,6 +138,7 @@ pub fn output_schema(statement: &DdlStatement) -> Option<SchemaRef> {
     let names: &[&str] = match statement {
         DdlStatement::ShowCatalogs { .. } => &["catalog_name"],
         DdlStatement::ShowDatabases { .. } => &["database_name"],
+        DdlStatement::ShowFunctions { .. } => &["function_name", "function_type"],
         DdlStatement::ShowTables { .. } => &["database_name", "table_name", "table_type"],
         DdlStatement::ShowMaterializedViews { .. } => &["database_name", "view_name", "state", "refreshed", "rows"],
         DdlStatement::ShowColumns(_) | DdlStatement::Describe { .. } | DdlStatement::DescribePartition { .. } => {

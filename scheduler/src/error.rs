@@ -214,7 +214,7 @@ const PREFIXES: [&str; 18] = [
 ];
 
 /// What DataFusion says with values of its program: how it starts, what is said instead, and what to do.
-const IN_OUR_WORDS: [(&str, &str, &str); 3] = [
+const IN_OUR_WORDS: [(&str, &str, &str); 6] = [
     (
         "substring without for/from is not valid",
         "substring needs a position",
@@ -230,6 +230,17 @@ const IN_OUR_WORDS: [(&str, &str, &str); 3] = [
         "an aggregate function cannot stand here",
         "use HAVING, or compute it in a subquery",
     ),
+    (
+        "Physical plan does not support logical expression OuterReferenceColumn",
+        "a subquery cannot use columns of the tables around it here",
+        "write it as a join, or with a window function",
+    ),
+    (
+        "Physical plan does not support logical expression InSubquery",
+        "IN with a subquery cannot stand here",
+        "use it in WHERE, or join the subquery",
+    ),
+    ("Physical plan does not support logical expression Exists", "EXISTS cannot stand here", "use it in WHERE, or join the subquery"),
 ];
 
 /// The text without what DataFusion and Arrow put in front of a cause within it.

@@ -40,6 +40,7 @@ use self::join_order::{order_joins, with_join_order};
 use self::key_answers::answer_from_keys;
 use self::materialized::AnyViews;
 use self::prelude::Prelude;
+pub(crate) use self::spelling::functions;
 use self::spelling::respell;
 use self::threads::Threads;
 use self::time_travel::{advances, with_time_travel};
@@ -50,7 +51,7 @@ use crate::garbage::collected_schema;
 use crate::guard::GuardLimits;
 use crate::query::rows::plan_schema;
 use crate::schema::{client_schema, client_type};
-use crate::session::Session;
+use crate::session::{Asker, Session};
 use crate::statement::{Action, Parsed, Statement, parse};
 use crate::write::{Committing, Ingest, With, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
@@ -64,6 +65,7 @@ pub mod join_order;
 mod key_answers;
 mod materialized;
 mod prelude;
+pub mod sorted_files;
 mod spelling;
 mod threads;
 mod time_travel;
@@ -159,7 +161,7 @@ impl Planner {
         let (planner, session, sql) = (Arc::clone(self), Arc::clone(session), sql.to_owned());
         self.threads
             .run(Box::pin(async move {
-                let Parsed { action, placeholders, settings } = parse(&sql, session.dialect(), &planner.guard)?;
+                let Parsed { action, placeholders, settings } = planner.read(&session, &sql)?;
                 let config = session.config_with(&settings)?;
                 let (mut resolved, mut parameter_types) = (None, Vec::new());
                 if let Some(planned) = action.planned() {
@@ -174,11 +176,29 @@ impl Planner {
                     Action::Vacuum(_) => Some(collected_schema()),
                     // What it returns is the number of rows, which is not what clients call a result.
                     Action::Write(write) => write.schema(),
-                    Action::Set { .. } | Action::Reset(_) => None,
+                    Action::Set { .. } | Action::Reset(_) | Action::Prepare { .. } | Action::Deallocate(_) => None,
+                    Action::Execute(_) => return Err(Error::internal("EXECUTE stands for no statement")),
                 };
                 Ok((Statement::new(sql, action, schema, parameter_types).with_settings(settings), resolved))
             }))
             .await
+    }
+
+    /// Reads a statement; in the place of EXECUTE, the one that it names.
+    fn read(&self, session: &Session, sql: &str) -> Result<Parsed> {
+        let dialect = session.dialect();
+        match parse(sql, dialect, &self.guard)? {
+            Parsed { action: Action::Execute(execute), .. } => {
+                let text = execute.text(dialect, &self.guard, |name| session.prepared(name))?;
+                match parse(&text, dialect, &self.guard)? {
+                    Parsed { action: Action::Execute(_) | Action::Prepare { .. } | Action::Deallocate(_), .. } => {
+                        Err(Error::invalid("what is executed is no statement about prepared ones"))
+                    }
+                    parsed => Ok(parsed),
+                }
+            }
+            parsed => Ok(parsed),
+        }
     }
 
     /// Plans a query for these parameters and chooses its engine.
@@ -313,13 +333,13 @@ impl Planner {
 
     /// The query of a view whose rows are kept: what it means is the same in every session.
     pub(crate) async fn definition(&self, config: &SessionConfig, view: &ViewDefinition) -> Result<LogicalPlan> {
-        let context = self.context(Arc::default(), as_written(config.clone(), view)).await?;
+        let context = self.context(Arc::default(), as_written(for_all(config), view)).await?;
         resolve(&context, view_query(view, &self.guard)?.as_ref()).await
     }
 
     /// The columns of [`Planner::definition`].
     pub(crate) async fn definition_schema(&self, config: &SessionConfig, view: &ViewDefinition) -> Result<SchemaRef> {
-        let context = self.context(Arc::default(), as_written(config.clone(), view)).await?;
+        let context = self.context(Arc::default(), as_written(for_all(config), view)).await?;
         row_schema(&context.state(), resolve(&context, view_query(view, &self.guard)?.as_ref()).await?)
     }
 
@@ -372,6 +392,7 @@ impl Planner {
 fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
     let dialect = WindlassOptions::of(config.options()).dialect;
     let builder = with_estimates(with_join_order(state_builder(config, Arc::clone(runtime))));
+    let builder = builder.with_physical_optimizer_rules(sorted_files::rules());
     let builder = builder.with_query_planner(Arc::new(WritePlanner)).with_physical_optimizer_rule(Arc::new(BucketedExchangesRule));
     let builder = with_time_travel(with_generators(with_dialect(builder, dialect), dialect));
     SessionContext::new_with_state(builder.with_catalog_list(catalogs).build())
@@ -439,10 +460,15 @@ fn as_written(mut config: SessionConfig, view: &ViewDefinition) -> SessionConfig
     config
 }
 
+/// A configuration in which nobody asks: what is planned with it is kept for everybody.
+fn for_all(config: &SessionConfig) -> SessionConfig {
+    config.clone().with_extension(Arc::new(Asker(None)))
+}
+
 /// Looks all names up. Errors: those of the names, with their place in the text; `Unsupported` for a query that writes.
 pub(crate) async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<LogicalPlan> {
     let (mut query, state) = (query.clone(), context.state());
-    respell(&mut query, state.config_options())?;
+    respell(&mut query, state.config())?;
     name_files(&mut query, state.catalog_list().catalog(FILES).is_some())?;
     let statement = parser::Statement::Statement(Box::new(query));
     let plan = match state.statement_to_plan(statement.clone()).await {

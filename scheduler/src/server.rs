@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use windlass_catalog::{Catalog, SqliteCatalog};
+use windlass_catalog::{Catalog, DeltaCatalog, SqliteCatalog};
 use windlass_engine::pipelined::Fate;
 use windlass_engine::process::{Stop, stop_requested};
 use windlass_engine::{Locations, RuntimeOptions, build_runtime};
@@ -71,7 +71,8 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         metadata_cache_bytes: config.metadata_cache_bytes,
     };
     let runtime = build_runtime(&options, &locations)?;
-    let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&config.data_dir.join("catalog.sqlite")).await?);
+    let names = SqliteCatalog::open(&config.data_dir.join("catalog.sqlite")).await?;
+    let catalog: Arc<dyn Catalog> = Arc::new(DeltaCatalog::new(Arc::new(names), Arc::clone(&runtime)));
     let key = SigningKey::load_or_create(&config.data_dir.join("signing.key"))
         .map_err(|cause| Error::internal(format!("cannot use the signing key in '{}': {cause}", config.data_dir.display())))?;
 

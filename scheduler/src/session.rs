@@ -35,8 +35,15 @@ impl Default for SessionLimits {
     }
 }
 
+/// Who asks, for `current_user`; nobody where rows are kept that others read.
+#[derive(Debug)]
+pub struct Asker(pub Option<String>);
+
 /// Temporary views that a session may have.
 const TEMPORARY_VIEWS_MAX: usize = 1_000;
+
+/// Statements that a session may have prepared by name.
+const PREPARED_MAX: usize = 1_000;
 
 /// One client's current database and settings. Settings apply to statements that start after the change.
 #[derive(Debug)]
@@ -53,12 +60,20 @@ struct State {
     /// Only what differs from the defaults.
     settings: BTreeMap<String, String>,
     temporary_views: Arc<TemporaryViews>,
+    /// Texts of `PREPARE`, by lower-case name.
+    prepared: BTreeMap<String, String>,
     used: Instant,
 }
 
 impl Session {
     fn new(user: &str, cluster: Arc<dyn Cluster>, now: Instant) -> Self {
-        let state = State { database: DEFAULT_DATABASE.to_owned(), settings: BTreeMap::new(), temporary_views: Arc::default(), used: now };
+        let state = State {
+            database: DEFAULT_DATABASE.to_owned(),
+            settings: BTreeMap::new(),
+            temporary_views: Arc::default(),
+            prepared: BTreeMap::new(),
+            used: now,
+        };
         Self { id: SessionId::new(Uuid::new_v4().to_string()), user: user.to_owned(), cluster, state: Mutex::new(state) }
     }
 
@@ -119,6 +134,29 @@ impl Session {
         Ok(())
     }
 
+    /// The statement that was prepared under a name. Errors: `NotFound`.
+    pub fn prepared(&self, name: &str) -> Result<String> {
+        let found = self.state.lock().prepared.get(name).cloned();
+        found.ok_or_else(|| no_such_prepared(name))
+    }
+
+    /// Prepares a statement under a name, in the place of what has it, or with `None` forgets it. Errors: `NotFound`; `Exhausted`.
+    pub fn set_prepared(&self, name: &str, text: Option<String>) -> Result<()> {
+        let mut state = self.state.lock();
+        let prepared = &mut state.prepared;
+        match text {
+            None => prepared.remove(name).map(drop).ok_or_else(|| no_such_prepared(name)),
+            Some(_) if prepared.len() >= PREPARED_MAX && !prepared.contains_key(name) => {
+                Err(Error::new(Kind::Exhausted, format!("a session can have {PREPARED_MAX} prepared statements"))
+                    .with_hint("forget some of them with DEALLOCATE PREPARE"))
+            }
+            Some(text) => {
+                prepared.insert(name.to_owned(), text);
+                Ok(())
+            }
+        }
+    }
+
     /// In whose SQL the next statement is written, if it does not say otherwise.
     pub fn dialect(&self) -> Dialect {
         let text = self.state.lock().settings.get("windlass.dialect").cloned();
@@ -159,8 +197,12 @@ impl Session {
             set_option(options, name, value).expect("every setting was checked when it was set");
         }
         options.catalog.default_schema.clone_from(&state.database);
-        config
+        config.with_extension(Arc::new(Asker(Some(self.user.clone()))))
     }
+}
+
+fn no_such_prepared(name: &str) -> Error {
+    Error::new(Kind::NotFound, format!("prepared statement '{name}' does not exist")).with_hint("write PREPARE name FROM statement first")
 }
 
 fn settable(name: &str) -> Result<&'static str> {

@@ -1,5 +1,8 @@
 //! One SQL text: checked, classified, described.
 
+mod bare;
+mod prepared;
+
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -11,6 +14,7 @@ use windlass_catalog::ddl::{self, Call, DdlStatement, ParseError, Vacuum, rewrit
 use windlass_engine::Dialect;
 use windlass_engine::session::meaning;
 
+pub(crate) use self::prepared::Execute;
 use crate::error::{Error, Result};
 use crate::guard::{self, GuardLimits};
 use crate::write::{self, WriteStatement};
@@ -112,6 +116,12 @@ pub(crate) enum Action {
     Show(Option<String>),
     /// `CALL system.vacuum(...)`
     Vacuum(Vacuum),
+    /// `PREPARE name FROM ...`
+    Prepare { name: String, text: String },
+    /// `DEALLOCATE PREPARE name`
+    Deallocate(String),
+    /// `EXECUTE name USING ...`, which stands for another statement until that is read.
+    Execute(Execute),
 }
 
 impl Action {
@@ -166,6 +176,10 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
         };
         return Ok(Parsed { action, placeholders: 0, settings });
     }
+    if let Some(action) = prepared::action(sql, &tokens, dialect, limits)? {
+        only_for_queries(&settings)?;
+        return Ok(Parsed { action, placeholders: 0, settings });
+    }
     if let Some((mode, format, create)) = explained_create(sql, dialect, &tokens) {
         let Parsed { action, placeholders, settings: of_query } = parse(&create, dialect, limits)?;
         let Action::Write(_) = &action else {
@@ -202,6 +216,7 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
         return Ok(Parsed { action: Action::Names(Box::new(statement)), placeholders: 0, settings });
     }
     columns_are_selected(&tokens)?;
+    bare::complete(&mut tokens);
     rewrite_versions(&mut tokens, dialect);
     let placeholders = number_placeholders(&mut tokens)?;
     let words = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
@@ -341,6 +356,9 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         }
         Keyword::SET => {
             parser.next_token();
+            if parser.peek_token().token == Token::EOF {
+                return Ok(plain(Action::Show(None)));
+            }
             let _ = parser.parse_one_of_keywords(&[Keyword::SESSION, Keyword::LOCAL]);
             let name = setting_name(&mut parser)?;
             if !parser.consume_token(&Token::Eq) {
@@ -360,9 +378,6 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
         Keyword::BEGIN | Keyword::START | Keyword::COMMIT | Keyword::ROLLBACK | Keyword::SAVEPOINT | Keyword::ABORT => {
             refused("transactions are not supported: every statement commits by itself", "leave BEGIN and COMMIT out, and use autocommit")
         }
-        Keyword::PREPARE | Keyword::EXECUTE | Keyword::DEALLOCATE => {
-            refused("PREPARE in SQL is not supported", "use prepared statements of the client: placeholders are ? or $1, $2")
-        }
         _ => query(parser).map(plain),
     }
 }
@@ -379,6 +394,9 @@ fn explain_options(parser: &mut Parser<'_>) -> Result<(ExplainMode, Option<Strin
         match () {
             () if parser.parse_keyword(Keyword::ANALYZE) => mode = ExplainMode::Analyze,
             () if parser.parse_keyword(Keyword::VERBOSE) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
+            // Spark's.
+            () if parser.parse_keyword(Keyword::EXTENDED) && mode == ExplainMode::Plan => mode = ExplainMode::Verbose,
+            () if mode == ExplainMode::Plan && parser.parse_one_of_keywords(&[Keyword::FORMATTED, Keyword::COST]).is_some() => {}
             () if format.is_none() && parser.parse_keyword(Keyword::FORMAT) => format = Some(explain_format(parser)?),
             () if format.is_none() && has_presto_options(parser) => format = presto_options(parser)?,
             () => return Ok((mode, format)),
@@ -580,6 +598,8 @@ mod tests {
         assert_eq!(explained("explain analyze verbose SELECT 1"), ExplainMode::Analyze);
         assert_eq!(explained("EXPLAIN (TYPE DISTRIBUTED, FORMAT JSON) SELECT 1"), ExplainMode::Plan);
         assert_eq!(explained("EXPLAIN ANALYZE (format text) SELECT 1"), ExplainMode::Analyze);
+        assert_eq!(explained("EXPLAIN EXTENDED SELECT 1"), ExplainMode::Verbose);
+        assert_eq!(explained("EXPLAIN FORMATTED SELECT 1"), ExplainMode::Plan);
         assert_eq!(explained("EXPLAIN (SELECT 1)"), ExplainMode::Plan);
         assert_eq!(explained("EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1 AS a"), ExplainMode::Analyze);
         assert_eq!(explained("EXPLAIN SELECT create FROM t"), ExplainMode::Plan);
@@ -600,7 +620,7 @@ mod tests {
 
     #[test]
     fn what_we_do_not_do_is_refused_by_kind() {
-        for sql in ["BEGIN", "LOAD DATA INPATH 'x' INTO TABLE t", "PREPARE p AS SELECT 1"] {
+        for sql in ["BEGIN", "LOAD DATA INPATH 'x' INTO TABLE t"] {
             assert_eq!(read(sql).unwrap_err().kind(), Kind::Unsupported, "{sql}");
         }
         for sql in [

@@ -136,6 +136,7 @@ fn history(all: &[Commit]) -> Result<RecordBatch> {
         ("files_removed", amounts(|commit| commit.removed, |amount| Some(amount.files))),
         ("bytes_added", amounts(|commit| commit.added, |amount| Some(amount.bytes))),
         ("bytes_removed", amounts(|commit| commit.removed, |amount| Some(amount.bytes))),
+        ("table_id", Arc::new(Int64Array::from_iter_values(all.iter().map(|commit| commit.table_id)))),
     ])
 }
 

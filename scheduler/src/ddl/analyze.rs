@@ -12,6 +12,7 @@ use windlass_catalog::catalog::{AnalyzedPartition, CATALOG, DataFile, FilesDiges
 use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{Analyze, AnalyzeScope, DdlStatement};
+use windlass_catalog::delta::check_changeable;
 use windlass_catalog::keys::format_value;
 use windlass_catalog::{Catalog, Comparison, KeyPredicate};
 use windlass_proto::Kind;
@@ -54,6 +55,7 @@ impl DdlExecutor {
         if columns.is_empty() {
             return Ok(None);
         }
+        check_changeable(&table)?;
         let keys = named_keys(&table, analyze)?;
         let limit = (SKETCHES_MAX / columns.len()).max(1);
         let found = self.catalog.scan(&table, &predicate(&keys), None, limit).await?;

@@ -23,10 +23,11 @@ use windlass_catalog::ddl::{
     Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, Noun,
     PartitionValue, PartitionValues, QUERY_DEPTH_MAX, TableName, rewrite_versions,
 };
+use windlass_catalog::delta::{check_changeable, check_declared};
 use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path, object_url};
 use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
 use windlass_engine::evolution::reads;
-use windlass_engine::formats::Storage;
+use windlass_engine::formats::{FileFormat, Storage};
 use windlass_engine::write::WriteFormat;
 
 use super::show::check_noun;
@@ -57,7 +58,7 @@ impl Names<'_> {
             Err(error) if if_exists && error.kind() == windlass_proto::Kind::NotFound => return Ok(absent("database", name)),
             found => found?.name,
         };
-        self.catalog().drop_database(&database, cascade).await?;
+        self.catalog().drop_database(&database, cascade, &self.by.doing("DROP DATABASE")).await?;
         Ok(Outcome::Done(None))
     }
 
@@ -107,6 +108,13 @@ impl Names<'_> {
         let in_hive_form = schema.is_some() && create.keys.is_some() && !create.keys_by_name;
         let mut contents = Contents::default();
         let schema = match schema {
+            declared if storage.format == FileFormat::Delta => {
+                let discovery = self.discover(location.as_str(), Layout::Inferred, None, (&create.storage, &create.properties)).await?;
+                let found = (discovery.schema.as_ref(), discovery.keys.as_slice());
+                check_declared(&format!("{database}.{name}"), declared.as_deref(), create.keys.as_deref(), found)?;
+                keys = discovery.keys;
+                discovery.schema
+            }
             Some(schema) if in_hive_form || kind == TableKind::Managed => schema,
             None if kind == TableKind::Managed => {
                 return Err(Error::invalid(format!("table '{database}.{name}' needs columns, or a LOCATION with files to read them from")));
@@ -182,7 +190,7 @@ impl Names<'_> {
                 self.change(&existing, "CREATE OR REPLACE VIEW", TableChange::View { view, schema }).await?;
                 return Ok(Outcome::Done(None));
             }
-            self.catalog().drop_table(&existing).await?;
+            self.catalog().drop_table(&existing, &self.by.doing("CREATE OR REPLACE VIEW")).await?;
         }
         let view = NewTable {
             database,
@@ -264,7 +272,8 @@ impl Names<'_> {
             return if if_exists { Ok(absent(noun.name(), name)) } else { Err(not_found(noun.name(), name.to_string())) };
         };
         check_noun(&table, noun)?;
-        match self.catalog().drop_table(&table).await {
+        let cause = self.by.doing(&format!("DROP {}", noun.name().to_uppercase()));
+        match self.catalog().drop_table(&table, &cause).await {
             // Another statement was faster.
             Err(CatalogError::NotFound { .. }) if if_exists => return Ok(absent(noun.name(), name)),
             done => done?,
@@ -486,6 +495,7 @@ impl Names<'_> {
     pub(super) async fn truncate(&self, name: &TableName, conditions: &[Condition]) -> Result<Outcome> {
         let table = self.table(name).await?;
         check_noun(&table, Noun::Table)?;
+        check_changeable(&table)?;
         if table.kind != TableKind::Managed {
             return Err(Error::unsupported(format!("table '{}' is external: TRUNCATE leaves its files alone", full_name(&table)))
                 .with_hint("use DELETE FROM or INSERT OVERWRITE"));

@@ -90,6 +90,17 @@ impl Names<'_> {
 
     /// Adds what is new in the directory of a table.
     async fn follow(&self, table: &Arc<TableMeta>, dry_run: bool) -> Result<Crawled> {
+        if table.is_delta() {
+            // Its log is read whenever the table is.
+            return Ok(Crawled {
+                table: Some(full_name(table)),
+                format: Some(table.storage.format),
+                action: "unchanged",
+                partitions: 0,
+                files: 0,
+                columns: 0,
+            });
+        }
         let Comparison { schema, mapping, contents, counts } = self.compare_with_directory(table, RepairMode::Add, true).await?;
         let columns = schema.fields().len() - table.schema.fields().len();
         let [partitions, _, files, removed] = counts;
@@ -119,7 +130,10 @@ impl Names<'_> {
     /// Makes a table of a directory.
     async fn make(&self, found: FoundTable, root: &Url, database: &str, names: &mut BTreeSet<String>, crawl: &Crawl) -> Result<Crawled> {
         let store = self.store(&self.location(&found.location)?)?;
-        let Sniffed { mut storage, properties } = sniff(&store, &found.files).await.map_err(|error| unreadable(&found.location, error))?;
+        let Sniffed { mut storage, properties } = match found.is_delta {
+            true => Sniffed { storage: Storage::of(FileFormat::Delta), properties: BTreeMap::new() },
+            false => sniff(&store, &found.files).await.map_err(|error| unreadable(&found.location, error))?,
+        };
         let discovery = self.discover(&found.location, Layout::Inferred, None, (&storage, &properties)).await?;
         storage.serde.extend(discovery.mapping);
         check(&storage, &properties, &discovery.schema)?;

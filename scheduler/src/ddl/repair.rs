@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use windlass_catalog::KeyPredicate;
 use windlass_catalog::catalog::{Contents, DataFile, NewPartition, Partition, TableKind, TableMeta};
 use windlass_catalog::ddl::{Noun, RepairMode, TableName};
+use windlass_catalog::delta::check_changeable;
 use windlass_catalog::discover::{Discover, FoundPartition, Layout, object_path};
 
 use super::change::partition_location;
@@ -37,6 +38,7 @@ impl Names<'_> {
     pub(super) async fn repair(&self, name: &TableName, mode: RepairMode) -> Result<[String; 4]> {
         let table = self.table(name).await?;
         check_noun(&table, Noun::Table)?;
+        check_changeable(&table)?;
         if table.kind == TableKind::Managed {
             return Err(Error::invalid(format!(
                 "table '{}' is managed: it holds what was committed to it, whatever lies in its directory",

@@ -34,6 +34,11 @@ impl Names<'_> {
                 self.show_tables(database.as_ref(), like.as_ref(), *views_only).await
             }
             DdlStatement::ShowMaterializedViews { database, like } => self.show_materialized_views(database.as_ref(), like.as_ref()).await,
+            DdlStatement::ShowFunctions { like } => {
+                let functions = self.planner.functions().into_iter();
+                let shown = functions.filter(|(name, _)| like.as_ref().is_none_or(|pattern| pattern.matches(name)));
+                Ok(shown.map(|(name, kind)| vec![Some(name), Some(kind.to_owned())]).collect())
+            }
             DdlStatement::ShowColumns(table) => self.columns(table).await,
             DdlStatement::Describe { table, extended: false } => self.columns(table).await,
             DdlStatement::Describe { table, extended: true } => self.describe_extended(table).await,
@@ -169,6 +174,7 @@ impl Names<'_> {
             fact("rows", totals.rows.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string()));
         }
         fact("version", table.version.to_string());
+        table.delta.iter().for_each(|version| fact("version of the log", version.number().to_string()));
         fact("created", DateTime::from_timestamp_millis(table.created_ms).map_or_else(String::new, |time| time.to_rfc3339()));
         table.properties.iter().for_each(|(name, value)| fact(&format!("property {name}"), value.clone()));
         Ok(rows)

@@ -42,7 +42,7 @@ impl Bench {
         self.collector().catalog.begin_write(intent).await.unwrap();
         let url = Url::from_file_path(&path).unwrap().to_string();
         let size = path.metadata().unwrap().len();
-        let file = NewFile { url, size, modified_ms: 0, etag: None, rows: Some(rows.unsigned_abs()), statistics: None };
+        let file = NewFile { url, size, modified_ms: 0, etag: None, rows: Some(rows.unsigned_abs()), statistics: None, kept_rows: None };
         Write {
             query_id: query_id.to_owned(),
             operation: "INSERT OVERWRITE".to_owned(),

@@ -26,6 +26,8 @@ use datafusion::physical_plan::{
 };
 use windlass_catalog::buckets::{grouped_by_bucket, scanned_buckets};
 
+use super::sorted_files::is_in_order;
+
 /// Groups of buckets per partition that a stage would have otherwise: they are of different sizes, and several executors share them.
 const GROUPS_PER_PARTITION: usize = 4;
 
@@ -177,7 +179,7 @@ fn way_down(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<dyn ExecutionPlan>> {
 /// says how.
 fn grouped(plan: &Arc<dyn ExecutionPlan>, groups: &Groups, target_partitions: Option<usize>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(scan) = scan_of(plan) {
-        let Some(buckets) = scanned_buckets(scan).filter(|_| scan.limit.is_none()) else { return Ok(None) };
+        let Some(buckets) = scanned_buckets(scan).filter(|_| scan.limit.is_none() && !is_in_order(scan)) else { return Ok(None) };
         let schema = scan.file_source.table_schema().table_schema();
         let column = |place: &usize| {
             let index = buckets.columns[*place];

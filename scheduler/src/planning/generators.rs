@@ -34,7 +34,7 @@ pub fn is_generator(name: &ObjectName) -> bool {
 
 /// What a function makes of its arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// A row per element or entry.
     Explode,
     /// The same with its position, from 0.
@@ -49,20 +49,23 @@ enum Kind {
     Unnest { ordinality: bool },
 }
 
-/// The kind of a function of Hive's or Spark's, and whether rows without elements are kept.
+/// Functions of Hive's and Spark's: what each makes, and whether rows without elements are kept.
+pub const GENERATORS: [(&str, Kind, bool); 8] = [
+    ("explode", Kind::Explode, false),
+    ("explode_outer", Kind::Explode, true),
+    ("inline", Kind::Inline, false),
+    ("inline_outer", Kind::Inline, true),
+    ("json_tuple", Kind::JsonTuple, false),
+    ("posexplode", Kind::PosExplode, false),
+    ("posexplode_outer", Kind::PosExplode, true),
+    ("stack", Kind::Stack, false),
+];
+
 fn generator(name: &ObjectName) -> Option<(Kind, bool)> {
     let [name] = name.0.as_slice() else { return None };
-    Some(match name.as_ident()?.value.to_ascii_lowercase().as_str() {
-        "explode" => (Kind::Explode, false),
-        "explode_outer" => (Kind::Explode, true),
-        "posexplode" => (Kind::PosExplode, false),
-        "posexplode_outer" => (Kind::PosExplode, true),
-        "inline" => (Kind::Inline, false),
-        "inline_outer" => (Kind::Inline, true),
-        "json_tuple" => (Kind::JsonTuple, false),
-        "stack" => (Kind::Stack, false),
-        _ => return None,
-    })
+    let name = &name.as_ident()?.value;
+    let found = GENERATORS.iter().find(|(known, ..)| known.eq_ignore_ascii_case(name))?;
+    Some((found.1, found.2))
 }
 
 #[derive(Debug)]

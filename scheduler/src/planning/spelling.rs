@@ -3,37 +3,65 @@
 //! DataFusion takes none of these, or, `GROUP BY ... WITH ROLLUP`, leaves a part out in silence. What depends on types is not spelling:
 //! operators are planned in `windlass_engine::functions`, rows made of lists in [`generators`](super::generators).
 
+mod literals;
+mod pivot;
+mod precedence;
 mod shorthands;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::common::config::ConfigOptions;
+use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
-    self, AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, Join, JoinConstraint, JoinOperator, LimitClause,
-    OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, TableAlias,
-    TableAliasColumnDef, TableFactor, TableWithJoins, UnaryOperator, Value, VisitMut, VisitorMut,
+    self, AccessExpr, BinaryOperator, CaseWhen, CastKind, DataType, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentClause, FunctionArgumentList, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, Join,
+    JoinConstraint, JoinOperator, LimitClause, ListAggOnOverflow, OrderBy, OrderByExpr, OrderByKind, OrderByOptions, Query, Select,
+    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins,
+    UnaryOperator, Value, VisitMut, VisitorMut,
 };
+use windlass_catalog::catalog::CATALOG;
 use windlass_catalog::ddl::types::parse_type;
 use windlass_engine::{Dialect, WindlassOptions};
 
-use super::generators::is_generator;
+use self::precedence::{arrow_first, distinct_first};
+use super::generators::{GENERATORS, is_generator};
 use crate::error::{Error, Result};
+use crate::session::Asker;
 
 /// Spells a statement as DataFusion does. Errors: `Unsupported` for clauses that have no counterpart, `Invalid` for those that exclude
 /// each other.
-pub fn respell(statement: &mut ast::Statement, options: &ConfigOptions) -> Result<()> {
+pub fn respell(statement: &mut ast::Statement, config: &SessionConfig) -> Result<()> {
+    let options = config.options();
     let dialect = WindlassOptions::of(options).dialect;
     let lenient_casts = dialect.is_hive_like() && !options.execution.enable_ansi_mode;
-    match VisitMut::visit(statement, &mut Speller { dialect, lenient_casts, generated: 0 }) {
+    let asker = config.get_extension::<Asker>();
+    let user = asker.as_ref().and_then(|asker| asker.0.as_deref());
+    match VisitMut::visit(statement, &mut Speller { options, user, dialect, lenient_casts, generated: 0 }) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
-struct Speller {
+/// Names of functions that a dialect knows beside those of the engine, each with what kind of function it is.
+pub fn functions(dialect: Dialect) -> BTreeMap<String, &'static str> {
+    let mut functions = windlass_engine::functions::names(dialect);
+    functions.extend(shorthands::names(dialect).map(|name| (name.to_owned(), "scalar")));
+    functions.extend(OF_SESSION.map(|name| (name.to_owned(), "scalar")));
+    functions.extend(["count_if", "max_by", "min_by"].map(|name| (name.to_owned(), "aggregate")));
+    functions.extend(GENERATORS.map(|(name, ..)| (name.to_owned(), "table")));
+    functions
+}
+
+/// Functions of the session, which have one value in a statement.
+const OF_SESSION: [&str; 7] =
+    ["current_catalog", "current_database", "current_schema", "current_timezone", "current_user", "session_user", "user"];
+
+struct Speller<'a> {
+    options: &'a ConfigOptions,
+    /// Who asks, where that may say what the rows are.
+    user: Option<&'a str>,
     dialect: Dialect,
     /// Whether a value that cannot be cast is NULL.
     lenient_casts: bool,
@@ -41,11 +69,12 @@ struct Speller {
     generated: usize,
 }
 
-impl VisitorMut for Speller {
+impl VisitorMut for Speller<'_> {
     type Break = Error;
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
-        flow(sorted_by(query).and_then(|()| fetched(query)))
+        subtracted(&mut query.body);
+        flow(sorted_by(query).and_then(|()| fetched(query)).and_then(|()| ordered_by_all(query)))
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
@@ -56,11 +85,14 @@ impl VisitorMut for Speller {
         if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
             nest(table_with_joins);
         }
-        ControlFlow::Continue(())
+        of_one_row(factor);
+        called(factor);
+        flow(pivot::pivoted(factor))
     }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         arrow_first(expr);
+        distinct_first(expr);
         ControlFlow::Continue(())
     }
 
@@ -76,7 +108,7 @@ fn flow(result: Result<()>) -> ControlFlow<Error> {
     }
 }
 
-impl Speller {
+impl Speller<'_> {
     fn select(&mut self, select: &mut Select) -> Result<()> {
         grouped(&mut select.group_by)?;
         for view in std::mem::take(&mut select.lateral_views) {
@@ -134,12 +166,47 @@ impl Speller {
                 };
             }
             Expr::UnaryOp { op: op @ UnaryOperator::BangNot, .. } => *op = UnaryOperator::Not,
+            Expr::TypedString(typed) => literals::complete_typed(typed),
+            Expr::Interval(interval) => literals::of_several_units(interval)?,
+            // Comparisons complete times by the type of the other side.
+            Expr::Between { expr: middle, negated: false, low, high }
+                if [&*low, &*high].into_iter().any(|end| literals::is_short_time(end)) =>
+            {
+                let compared = |op, end: &Expr| Expr::BinaryOp { left: middle.clone(), op, right: Box::new(end.clone()) };
+                let (above, below) = (compared(BinaryOperator::GtEq, low), compared(BinaryOperator::LtEq, high));
+                let both = Expr::BinaryOp { left: Box::new(above), op: BinaryOperator::And, right: Box::new(below) };
+                *expr = Expr::Nested(Box::new(both));
+            }
+            Expr::Extract { field: DateTimeField::Dow | DateTimeField::DayOfWeek, expr: time, .. } => {
+                let name = match self.dialect {
+                    Dialect::Hive | Dialect::Spark => "dayofweek",
+                    Dialect::Presto => "day_of_week",
+                    Dialect::Generic | Dialect::Ansi => return Ok(()),
+                };
+                *expr = call(name, [std::mem::replace(&mut **time, null())]);
+            }
+            Expr::Like { any: true, .. } | Expr::ILike { any: true, .. } => {
+                if let Some(any) = like_any(expr) {
+                    *expr = any;
+                }
+            }
             Expr::Cast { data_type: DataType::JSON, .. } => {
                 if let Some(json) = shorthands::cast_to_json(expr) {
                     *expr = json;
                 }
             }
-            Expr::Cast { kind: kind @ (CastKind::Cast | CastKind::DoubleColon), .. } if self.lenient_casts => *kind = CastKind::TryCast,
+            Expr::Cast { kind, expr: inner, data_type, .. } => {
+                literals::row_type(data_type);
+                if self.lenient_casts && matches!(kind, CastKind::Cast | CastKind::DoubleColon) {
+                    *kind = CastKind::TryCast;
+                }
+                if let Expr::Value(literal) = &mut **inner {
+                    literals::complete(literal, data_type);
+                }
+                if let Some(fields) = literals::row_fields(kind, inner, data_type) {
+                    *expr = call("named_struct", fields);
+                }
+            }
             // DataFusion takes the fields of what is no column by text only.
             Expr::CompoundFieldAccess { access_chain, .. } => {
                 for access in access_chain {
@@ -163,6 +230,13 @@ impl Speller {
     fn function(&self, function: &mut Function) -> Result<Option<Expr>> {
         let [name] = function.name.0.as_slice() else { return Ok(None) };
         let Some(name) = name.as_ident().map(|name| name.value.to_ascii_lowercase()) else { return Ok(None) };
+        if let Some(value) = self.of_session(&name, function)? {
+            return Ok(Some(value));
+        }
+        within_group(&name, function);
+        if name == "count" {
+            together(function);
+        }
         let Some(mut args) = arguments(function) else { return Ok(None) };
         if let ([_], Some(data_type)) = (args.as_slice(), self.cast_function(&name)) {
             let kind = if self.lenient_casts { CastKind::TryCast } else { CastKind::Cast };
@@ -192,6 +266,31 @@ impl Speller {
                 }
                 _ => None,
             },
+            // Elsewhere than in DataFusion NULLs are last.
+            ("array_sort", 1) if !matches!(self.dialect, Dialect::Generic | Dialect::Ansi) => {
+                let words = ["ASC", "NULLS LAST"].map(|word| Expr::Value(Value::SingleQuotedString(word.to_owned()).with_empty_span()));
+                args.extend(words);
+                function.args = arguments_of(args, Vec::new());
+                None
+            }
+            ("array_sort", 2) if matches!(args[1], Expr::Lambda(_)) => {
+                function.name = Ident::new("array_sort_by").into();
+                None
+            }
+            ("at_timezone" | "with_timezone", 2) => {
+                let (time_zone, timestamp) = (Box::new(args.remove(1)), Box::new(args.remove(0)));
+                Some(Expr::AtTimeZone { timestamp, time_zone })
+            }
+            ("grouping_id", 1..) => {
+                function.name = Ident::new("grouping").into();
+                None
+            }
+            ("encode" | "decode", 2) if self.dialect.is_hive_like() && is_utf8(&args[1]) => {
+                let data_type = if name == "encode" { DataType::Bytea } else { DataType::String(None) };
+                let expr = Box::new(args.remove(0));
+                Some(Expr::Cast { kind: CastKind::Cast, expr, data_type, array: false, format: None })
+            }
+            ("decode", 3..) => Some(decoded(args)),
             ("count_if", 1) => {
                 let result = Expr::Value(Value::Number("1".to_owned(), false).with_empty_span());
                 let case = Expr::Case {
@@ -228,6 +327,25 @@ impl Speller {
         })
     }
 
+    /// `current_user`, with or without parentheses, and its like. Errors: `Unsupported` for the user where rows are kept for all users.
+    fn of_session(&self, name: &str, function: &Function) -> Result<Option<Expr>> {
+        let is_called = match &function.args {
+            // `user` alone is a column more often than not.
+            FunctionArguments::None => name != "user",
+            _ => arguments(function).is_some_and(|args| args.is_empty()),
+        };
+        if !is_called || !OF_SESSION.contains(&name) {
+            return Ok(None);
+        }
+        let value = match name {
+            "current_catalog" => CATALOG,
+            "current_database" | "current_schema" => self.options.catalog.default_schema.as_str(),
+            "current_timezone" => self.options.execution.time_zone.as_deref().unwrap_or("UTC"),
+            _ => self.user.ok_or_else(|| Error::unsupported(format!("'{name}' is not known where rows are kept for all users")))?,
+        };
+        Ok(Some(Expr::Value(Value::SingleQuotedString(value.to_owned()).with_empty_span())))
+    }
+
     /// Types that are functions, too: `date('2024-01-01')`.
     fn cast_function(&self, name: &str) -> Option<DataType> {
         Some(match name {
@@ -245,6 +363,86 @@ impl Speller {
             _ => return None,
         })
     }
+}
+
+/// `a LIKE ANY ('x%', 'y%')` is `(a LIKE 'x%' OR a LIKE 'y%')`.
+fn like_any(expr: &Expr) -> Option<Expr> {
+    let (Expr::Like { pattern, negated, .. } | Expr::ILike { pattern, negated, .. }) = expr else { return None };
+    let Expr::Tuple(patterns) = pattern.as_ref() else { return None };
+    let one = |one: &Expr| {
+        let mut like = expr.clone();
+        if let Expr::Like { any, pattern, negated, .. } | Expr::ILike { any, pattern, negated, .. } = &mut like {
+            (*any, **pattern, *negated) = (false, one.clone(), false);
+        }
+        like
+    };
+    let or = |left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::Or, right: Box::new(right) };
+    let any = Expr::Nested(Box::new(patterns.iter().map(one).reduce(or)?));
+    Some(if *negated { Expr::Nested(Box::new(Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(any) })) } else { any })
+}
+
+/// `count(DISTINCT a, b)` counts the different pairs in which nothing is NULL.
+fn together(function: &mut Function) {
+    let FunctionArguments::List(FunctionArgumentList { duplicate_treatment: Some(DuplicateTreatment::Distinct), args, .. }) =
+        &mut function.args
+    else {
+        return;
+    };
+    let exprs = args.iter().map(|arg| if let FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) = arg { Some(expr.clone()) } else { None });
+    let Some(exprs) = exprs.collect::<Option<Vec<_>>>().filter(|exprs| exprs.len() > 1) else { return };
+    let known = exprs.iter().map(|expr| Expr::IsNotNull(Box::new(Expr::Nested(Box::new(expr.clone())))));
+    let and = |left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) };
+    let Some(condition) = known.reduce(and) else { return };
+    let conditions = vec![CaseWhen { condition, result: call("struct", exprs) }];
+    let (case_token, end_token) = (AttachedToken::empty(), AttachedToken::empty());
+    let case = Expr::Case { case_token, end_token, operand: None, conditions, else_result: None };
+    *args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(case))];
+}
+
+/// `listagg(x, ',') WITHIN GROUP (ORDER BY y)` is `string_agg(x, ',' ORDER BY y)`, and `mode() WITHIN GROUP (ORDER BY y)` is `mode(y)`.
+fn within_group(name: &str, function: &mut Function) {
+    let FunctionArguments::List(FunctionArgumentList { args, clauses, .. }) = &mut function.args else { return };
+    match name {
+        "listagg" | "string_agg" => {
+            // Nothing overflows here.
+            clauses.retain(|clause| *clause != FunctionArgumentClause::OnOverflow(ListAggOnOverflow::Error));
+            if args.len() == 1 {
+                let nothing = Expr::Value(Value::SingleQuotedString(String::new()).with_empty_span());
+                args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(nothing)));
+            }
+            if !function.within_group.is_empty() {
+                clauses.push(FunctionArgumentClause::OrderBy(std::mem::take(&mut function.within_group)));
+            }
+        }
+        "mode" if args.is_empty() && function.within_group.len() == 1 => {
+            let values = std::mem::take(&mut function.within_group).into_iter().map(|order| order.expr);
+            args.extend(values.map(|value| FunctionArg::Unnamed(FunctionArgExpr::Expr(value))));
+        }
+        _ => {}
+    }
+}
+
+/// `decode(x, 1, 'one', 2, 'two', 'more')` is a `CASE` in which NULL is NULL.
+fn decoded(args: Vec<Expr>) -> Expr {
+    let mut args = args.into_iter();
+    let operand = args.next().unwrap_or_else(null);
+    let (mut conditions, mut else_result) = (Vec::new(), None);
+    while let Some(sought) = args.next() {
+        match args.next() {
+            Some(result) => {
+                let condition = Expr::IsNotDistinctFrom(Box::new(operand.clone()), Box::new(sought));
+                conditions.push(CaseWhen { condition, result });
+            }
+            None => else_result = Some(Box::new(sought)),
+        }
+    }
+    Expr::Case { case_token: AttachedToken::empty(), end_token: AttachedToken::empty(), operand: None, conditions, else_result }
+}
+
+fn is_utf8(charset: &Expr) -> bool {
+    let Expr::Value(literal) = charset else { return false };
+    let name = literal.value.clone().into_string().unwrap_or_default();
+    ["utf-8", "utf8", "us-ascii"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Names columns that DataFusion would give the same name, which it refuses: `SELECT a, a`, and `SELECT a, CAST(a AS STRING)`, since casts
@@ -269,51 +467,6 @@ fn tell_apart(projection: &mut [SelectItem]) {
             let Some(name) = free.find(|name| names.insert(name.to_lowercase())) else { continue };
             *item = SelectItem::ExprWithAlias { expr: std::mem::replace(expr, null()), alias: Ident::with_quote('"', name) };
         }
-    }
-}
-
-/// `a -> 'b' = c` compares the part of the JSON, as in PostgreSQL; the parser reads `a -> ('b' = c)`.
-fn arrow_first(expr: &mut Expr) {
-    let Expr::BinaryOp { op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right, .. } = &mut *expr else { return };
-    if compared(right).is_none() {
-        return;
-    }
-    let mut comparison = std::mem::replace(&mut **right, null());
-    let mut operand = &mut comparison;
-    while compared(operand).is_some() {
-        // Asked twice, because a borrow that is returned from a loop lasts too long.
-        let Some(first) = compared(operand) else { return };
-        operand = first;
-    }
-    let key = std::mem::replace(operand, null());
-    *operand = std::mem::replace(expr, null());
-    if let Expr::BinaryOp { right, .. } = operand {
-        **right = key;
-    }
-    *expr = comparison;
-}
-
-/// The first operand of a comparison.
-fn compared(expr: &mut Expr) -> Option<&mut Expr> {
-    use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq, Spaceship};
-    match expr {
-        Expr::BinaryOp { left, op: Eq | NotEq | Lt | LtEq | Gt | GtEq | Spaceship, .. } => Some(left),
-        Expr::IsNull(operand)
-        | Expr::IsNotNull(operand)
-        | Expr::IsTrue(operand)
-        | Expr::IsNotTrue(operand)
-        | Expr::IsFalse(operand)
-        | Expr::IsNotFalse(operand)
-        | Expr::IsDistinctFrom(operand, _)
-        | Expr::IsNotDistinctFrom(operand, _)
-        | Expr::Like { expr: operand, .. }
-        | Expr::ILike { expr: operand, .. }
-        | Expr::RLike { expr: operand, .. }
-        | Expr::SimilarTo { expr: operand, .. }
-        | Expr::InList { expr: operand, .. }
-        | Expr::InSubquery { expr: operand, .. }
-        | Expr::Between { expr: operand, .. } => Some(operand),
-        _ => None,
     }
 }
 
@@ -373,6 +526,59 @@ fn grouped(group_by: &mut GroupByExpr) -> Result<()> {
     Ok(())
 }
 
+/// `LATERAL (SELECT a + 1 AS b)`, which reads no table, is a row made of the rows before it.
+fn of_one_row(factor: &mut TableFactor) {
+    let TableFactor::Derived { lateral: true, subquery, alias, sample: None } = factor else { return };
+    let Query { with: None, body, order_by: None, limit_clause: None, .. } = subquery.as_ref() else { return };
+    let SetExpr::Select(select) = body.as_ref() else { return };
+    let is_plain = select.from.is_empty()
+        && select.distinct.is_none()
+        && select.selection.is_none()
+        && select.having.is_none()
+        && select.qualify.is_none()
+        && matches!(&select.group_by, GroupByExpr::Expressions(keys, _) if keys.is_empty());
+    let field = |(place, item): (usize, &SelectItem)| {
+        let (expr, name) = match item {
+            SelectItem::ExprWithAlias { expr, alias } => (expr, alias.value.clone()),
+            SelectItem::UnnamedExpr(expr @ Expr::Identifier(name)) => (expr, name.value.clone()),
+            SelectItem::UnnamedExpr(expr) => (expr, format!("col{place}")),
+            _ => return None,
+        };
+        Some([Expr::Value(Value::SingleQuotedString(name.to_lowercase()).with_empty_span()), expr.clone()])
+    };
+    let fields: Option<Vec<_>> = select.projection.iter().enumerate().map(field).collect();
+    let Some(fields) = fields.filter(|_| is_plain) else { return };
+    let row = call("make_array", [call("named_struct", fields.into_iter().flatten())]);
+    let Expr::Function(function) = call("inline", [row]) else { return };
+    let FunctionArguments::List(FunctionArgumentList { args, .. }) = function.args else { return };
+    *factor = TableFactor::Function { lateral: true, name: function.name, args, with_ordinality: false, alias: alias.take() };
+}
+
+/// `TABLE(sequence(1, 3))` is `generate_series(1, 3)`.
+fn called(factor: &mut TableFactor) {
+    let TableFactor::TableFunction { expr: Expr::Function(function), alias } = factor else { return };
+    let FunctionArguments::List(FunctionArgumentList { args, .. }) = &function.args else { return };
+    let is_sequence = function.name.to_string().eq_ignore_ascii_case("sequence");
+    let name = if is_sequence { Ident::new("generate_series").into() } else { function.name.clone() };
+    let unnamed = |arg: &FunctionArg| match arg {
+        FunctionArg::Named { arg, .. } if is_sequence => FunctionArg::Unnamed(arg.clone()),
+        other => other.clone(),
+    };
+    let args = args.iter().map(unnamed).collect();
+    *factor = TableFactor::Function { lateral: false, name, args, with_ordinality: false, alias: alias.take() };
+}
+
+/// `MINUS` is `EXCEPT`.
+fn subtracted(body: &mut SetExpr) {
+    if let SetExpr::SetOperation { op, left, right, .. } = body {
+        if *op == SetOperator::Minus {
+            *op = SetOperator::Except;
+        }
+        subtracted(left);
+        subtracted(right);
+    }
+}
+
 /// `FETCH FIRST 5 ROWS ONLY` is `LIMIT 5`.
 fn fetched(query: &mut Query) -> Result<()> {
     let Some(fetch) = query.fetch.take() else { return Ok(()) };
@@ -386,6 +592,46 @@ fn fetched(query: &mut Query) -> Result<()> {
         _ => return Err(Error::invalid("a query has either LIMIT or FETCH")),
     }
     Ok(())
+}
+
+/// `ORDER BY ALL` is by all columns. DataFusion takes plain columns only, and in silence none of a `UNION`.
+fn ordered_by_all(query: &mut Query) -> Result<()> {
+    let Some(OrderBy { kind, .. }) = &mut query.order_by else { return Ok(()) };
+    let options = match kind {
+        OrderByKind::All(options) => *options,
+        // Most grammars take the word for a column.
+        OrderByKind::Expressions(keys) => match keys.as_slice() {
+            [OrderByExpr { expr: Expr::Identifier(Ident { value, quote_style: None, .. }), options, .. }]
+                if value.eq_ignore_ascii_case("all") =>
+            {
+                *options
+            }
+            _ => return Ok(()),
+        },
+    };
+    let mut first = query.body.as_ref();
+    loop {
+        match first {
+            SetExpr::SetOperation { left, .. } => first = left,
+            SetExpr::Query(query) => first = &query.body,
+            _ => break,
+        }
+    }
+    let columns = match first {
+        SetExpr::Select(select) if select.projection.iter().all(is_one_column) => select.projection.len(),
+        SetExpr::Values(values) => values.rows.first().map_or(0, |row| row.content.len()),
+        _ => {
+            return Err(Error::unsupported("ORDER BY ALL is not supported of columns that are not named").with_hint("name them, not *"));
+        }
+    };
+    let place = |place: usize| Expr::Value(Value::Number(place.to_string(), false).with_empty_span());
+    let key = |number| OrderByExpr { expr: place(number), options, with_fill: None };
+    *kind = OrderByKind::Expressions((1..=columns).map(key).collect());
+    Ok(())
+}
+
+fn is_one_column(item: &SelectItem) -> bool {
+    matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. })
 }
 
 /// A query's rows are one stream, so what asks for order within each reducer gets it by a total order, and `DISTRIBUTE BY`, which says who
@@ -510,7 +756,7 @@ mod tests {
         let mut config = session_config(1);
         set_option(config.options_mut(), "windlass.dialect", &dialect.to_string()).unwrap();
         let mut statements = Parser::parse_sql(dialect.grammar(), sql).unwrap();
-        respell(&mut statements[0], config.options())?;
+        respell(&mut statements[0], &config)?;
         Ok(statements[0].to_string())
     }
 
@@ -537,6 +783,39 @@ mod tests {
                 "SELECT count(*), count(*) AS \"count(*)_1\", count(*) AS \"count(*)_2\" FROM t",
             ),
             ("SELECT count_if(a > 1) FROM t", "SELECT count(CASE WHEN a > 1 THEN 1 END) FROM t"),
+            ("SELECT listagg(a) WITHIN GROUP (ORDER BY b) FROM t", "SELECT listagg(a, '' ORDER BY b) FROM t"),
+            (
+                "SELECT listagg(a, ',' ON OVERFLOW ERROR) WITHIN GROUP (ORDER BY b DESC) FROM t",
+                "SELECT listagg(a, ',' ORDER BY b DESC) FROM t",
+            ),
+            ("SELECT mode() WITHIN GROUP (ORDER BY b) FROM t", "SELECT mode(b) FROM t"),
+            (
+                "SELECT a, b AS c FROM t UNION SELECT 1, 2 ORDER BY ALL DESC",
+                "SELECT a, b AS c FROM t UNION SELECT 1, 2 ORDER BY 1 DESC, 2 DESC",
+            ),
+            ("SELECT a BETWEEN '2024-01-01 9:30' AND b FROM t", "SELECT (a >= '2024-01-01 9:30' AND a <= b) FROM t"),
+            ("SELECT a BETWEEN '2024-01-01' AND b FROM t", "SELECT a BETWEEN '2024-01-01' AND b FROM t"),
+            ("SELECT a MINUS SELECT b", "SELECT a EXCEPT SELECT b"),
+            (
+                "SELECT count(DISTINCT a, b) FROM t",
+                "SELECT count(DISTINCT CASE WHEN (a) IS NOT NULL AND (b) IS NOT NULL THEN struct(a, b) END) FROM t",
+            ),
+            ("SELECT a LIKE ANY ('x%', 'y%') FROM t", "SELECT (a LIKE 'x%' OR a LIKE 'y%') FROM t"),
+            ("SELECT EXTRACT(DOW FROM a) FROM t", "SELECT dayofweek(a) FROM t"),
+            (
+                "SELECT CAST(ROW(1, 'b') AS ROW(x INT, y VARCHAR))",
+                "SELECT named_struct('x', TRY_CAST(1 AS INT), 'y', TRY_CAST('b' AS VARCHAR))",
+            ),
+            ("SELECT CAST(a AS ROW(x INT, y VARCHAR)) FROM t", "SELECT TRY_CAST(a AS STRUCT<x INT, y VARCHAR>) FROM t"),
+            ("SELECT * FROM TABLE(sequence(start => 1, stop => 3)) AS s", "SELECT * FROM generate_series(1, 3) AS s"),
+            (
+                "SELECT * FROM t, LATERAL (SELECT a + 1 AS b) x",
+                "SELECT * FROM (t CROSS JOIN LATERAL inline(make_array(named_struct('b', a + 1))) x)",
+            ),
+            ("SELECT decode(a, 1, 'x', 'y')", "SELECT CASE WHEN a IS NOT DISTINCT FROM 1 THEN 'x' ELSE 'y' END"),
+            ("SELECT encode('x', 'UTF-8'), current_database(), current_timezone()", "SELECT CAST('x' AS BYTEA), 'default', '+00:00'"),
+            ("SELECT TIMESTAMP '2024-1-5 9:30', DATE '2024-1-5'", "SELECT TIMESTAMP '2024-01-05 09:30:00', DATE '2024-01-05'"),
+            ("SELECT array_sort(a, (x, y) -> x - y) FROM t", "SELECT array_sort_by(a, (x, y) -> x - y) FROM t"),
         ] {
             assert_eq!(spelled(Dialect::Spark, sql).unwrap(), expected, "{sql}");
         }
@@ -553,10 +832,35 @@ mod tests {
     }
 
     #[test]
+    fn pivots_are_filtered_aggregates_and_stacked_columns() {
+        for (sql, expected) in [
+            (
+                "SELECT * FROM t PIVOT (sum(n) FOR y IN (2023, 2024 AS now))",
+                "SELECT * FROM (SELECT * EXCLUDE (\"n\", \"y\"), sum(n) FILTER (WHERE y IS NOT DISTINCT FROM 2023) AS \"2023\", \
+                 sum(n) FILTER (WHERE y IS NOT DISTINCT FROM 2024) AS \"now\" FROM t GROUP BY ALL) AS \"pivoted\"",
+            ),
+            (
+                "SELECT * FROM t PIVOT (sum(n) AS s, count(*) AS c FOR (y, q) IN ((2023, 'a'))) AS p",
+                "SELECT * FROM (SELECT * EXCLUDE (\"n\", \"q\", \"y\"), \
+                 sum(n) FILTER (WHERE y IS NOT DISTINCT FROM 2023 AND q IS NOT DISTINCT FROM 'a') AS \"2023_a_s\", \
+                 count(*) FILTER (WHERE y IS NOT DISTINCT FROM 2023 AND q IS NOT DISTINCT FROM 'a') AS \"2023_a_c\" FROM t GROUP BY ALL) AS p",
+            ),
+            (
+                "SELECT * FROM t UNPIVOT (v FOR k IN (a, b AS x))",
+                "SELECT * FROM (SELECT * EXCLUDE (\"a\", \"b\") FROM (t CROSS JOIN LATERAL stack(2, 'a', a, 'x', b) AS \"unpivoted\" (k, v)) \
+                 WHERE v IS NOT NULL) AS \"pivoted\"",
+            ),
+        ] {
+            assert_eq!(spelled(Dialect::Generic, sql).unwrap().replace("( ", "("), expected, "{sql}");
+        }
+        assert!(spelled(Dialect::Generic, "SELECT * FROM t PIVOT (sum(n) FOR y IN (ANY))").is_err());
+    }
+
+    #[test]
     fn parts_of_json_are_compared() {
         for (sql, expected) in [("SELECT a -> 'b' = 'c' AND d", "BinaryOp"), ("SELECT a ->> 'b' -> 'c' IN ('d') IS NULL", "IsNull")] {
             let mut statements = Parser::parse_sql(Dialect::Generic.grammar(), sql).unwrap();
-            respell(&mut statements[0], session_config(1).options()).unwrap();
+            respell(&mut statements[0], &session_config(1)).unwrap();
             assert_eq!(statements[0].to_string(), sql);
             let ast::Statement::Query(query) = &statements[0] else { panic!("{sql}") };
             let SetExpr::Select(select) = query.body.as_ref() else { panic!("{sql}") };
@@ -564,6 +868,34 @@ mod tests {
             let shape = format!("{expr:?}");
             assert!(shape.starts_with(expected), "{sql}: {shape}");
             assert!(!shape.contains("Arrow, right: InList") && !shape.contains("Arrow, right: BinaryOp"), "{sql}: {shape}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_comparison_with_distinct_is_not_its_operand() {
+        let parsed = |sql: &str| Parser::new(Dialect::Generic.grammar()).try_with_sql(sql).unwrap().parse_expr().unwrap();
+        for (sql, meant) in [
+            ("a IS DISTINCT FROM b AND c", "(a IS DISTINCT FROM b) AND c"),
+            ("p AND a IS NOT DISTINCT FROM b + 1 OR c", "(p AND (a IS NOT DISTINCT FROM b + 1)) OR c"),
+            (
+                "NOT a IS DISTINCT FROM b OR c AND d IS DISTINCT FROM e OR f",
+                "((NOT (a IS DISTINCT FROM b)) OR (c AND (d IS DISTINCT FROM e))) OR f",
+            ),
+            ("a IS DISTINCT FROM (b AND c)", "a IS DISTINCT FROM (b AND c)"),
+        ] {
+            let mut expr = parsed(sql);
+            distinct_first(&mut expr);
+            let mut meant = parsed(meant);
+            // Without the parentheses that say what is meant.
+            let ControlFlow::Continue(()) = ast::visit_expressions_mut(&mut meant, |expr| {
+                if let Expr::Nested(inner) = expr
+                    && sql != "a IS DISTINCT FROM (b AND c)"
+                {
+                    *expr = std::mem::replace(&mut **inner, null());
+                }
+                ControlFlow::<std::convert::Infallible>::Continue(())
+            });
+            assert_eq!(expr, meant, "{sql}");
         }
     }
 

@@ -15,6 +15,7 @@ use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::sqlparser::ast::{self, FunctionArg, FunctionArgExpr, TableFactor, TableVersion};
+use tokio::runtime::Handle;
 use windlass_catalog::Advance;
 use windlass_catalog::commit::Moment;
 use windlass_catalog::ddl::{BAD_RECORDS_OF, CHANGES_SINCE_JOB, TIMESTAMP_AS_OF, VERSION_AS_OF};
@@ -58,10 +59,10 @@ impl RelationPlanner for TimeTravel {
         };
         if let Some(job) = args.as_ref().map(|args| job(&args.args)).transpose()?.flatten() {
             let which = format!("since {job}");
-            return planned(context, name, alias, &which, "new rows to tell from others", |table| Some(table.since(&job)));
+            return planned(context, name, alias, &which, "new rows to tell from others", |table| Ok(Some(table.since(&job))));
         }
         if args.as_ref().is_some_and(|args| asks_for_bad_records(&args.args)) {
-            return planned(context, name, alias, "bad", "records that cannot be read", HiveTable::bad_records);
+            return planned(context, name, alias, "bad", "records that cannot be read", |table| Ok(table.bad_records()));
         }
         let (by, value) = match (version, args) {
             (Some(version), _) => clause(version)?,
@@ -76,7 +77,7 @@ impl RelationPlanner for TimeTravel {
             Moment::Version(version) => version.to_string(),
             Moment::Time(ms) => format!("{ms}ms"),
         };
-        planned(context, name, alias, &which, "versions to read", |table| Some(table.at(moment)))
+        planned(context, name, alias, &which, "versions to read", |table| at(table, moment).map(Some))
     }
 }
 
@@ -87,16 +88,25 @@ fn planned(
     alias: &Option<ast::TableAlias>,
     which: &str,
     what: &str,
-    read: impl FnOnce(&HiveTable) -> Option<HiveTable>,
+    read: impl FnOnce(&HiveTable) -> Result<Option<HiveTable>>,
 ) -> Result<RelationPlanning> {
     let name = context.object_name_to_table_reference(name.clone())?;
     let provider = source_as_provider(&context.context_provider().get_table_source(name.clone())?)?;
-    let Some(table) = provider.downcast_ref::<HiveTable>().and_then(read) else {
+    let Some(table) = provider.downcast_ref::<HiveTable>().map(read).transpose()?.flatten() else {
         return Err(external(Error::unsupported(format!("'{name}' has no {what}: only tables with files of some kinds have"))));
     };
     // Under a name of its own, or two versions of a table would look like one scan to the optimizer.
     let plan = LogicalPlanBuilder::scan(renamed(&name, which), provider_as_source(Arc::new(table)), None)?.alias(name)?.build()?;
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias.clone()))))
+}
+
+/// A table as it was.
+fn at(table: &HiveTable, moment: Moment) -> Result<HiveTable> {
+    match table.meta().delta {
+        // Its log tells the columns of that time, and has to be read for them. A thread that plans may wait.
+        Some(_) => tokio::task::block_in_place(|| Handle::current().block_on(table.as_logged(moment))),
+        None => Ok(table.at(moment)),
+    }
 }
 
 /// What says which version it is.
@@ -145,7 +155,7 @@ fn moment(context: &mut dyn RelationPlannerContext, by: By, value: &ast::Expr) -
     };
     if by == By::Version {
         return match constant.cast_to(&DataType::Int64) {
-            Ok(ScalarValue::Int64(Some(version))) if version > 0 => Ok(Moment::Version(version)),
+            Ok(ScalarValue::Int64(Some(version))) if version >= 0 => Ok(Moment::Version(version)),
             _ => Err(unusable("the number of a version")),
         };
     }

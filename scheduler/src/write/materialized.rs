@@ -1,7 +1,7 @@
 //! Materialized views: a query whose rows are kept as files, and what is written when its tables have changed.
 //!
 //! Every refresh reads the versions of its tables that it notes in the commit of its rows. The next one then knows which partitions have
-//! changed. Where the view is partitioned by a key of the one table that has changed, only partitions of the same values are computed again.
+//! changed. Where the view is partitioned by a key of the tables that have changed, only partitions of the same values are computed again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, JoinType, Result as PlanResult, ScalarValue};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::expr_fn::in_list;
-use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, lit};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Distinct, Expr, Join, LogicalPlan, LogicalPlanBuilder, Operator, TableScan, Volatility, lit};
 use windlass_catalog::catalog::{TableMeta, ViewDefinition};
 use windlass_catalog::ddl::{CreateMaterializedView, Noun, RefreshView};
 use windlass_catalog::names::TemporaryViews;
@@ -174,22 +175,28 @@ impl Writes<'_> {
                 Some(partitions) => changed.push((table, partitions)),
             }
         }
-        let (table, partitions) = match changed.as_slice() {
-            [] if is_same => return Ok(Work::Nothing),
-            [] => return Ok(Work::Versions),
-            [(table, partitions)] => (table, partitions),
-            _ => return Ok(Work::Everything),
-        };
-        let scans = scans_of(rows, table.id)?;
-        for (key, declared) in view.keys.iter().enumerate().filter(|_| scans == 1) {
+        if changed.is_empty() {
+            return Ok(if is_same { Work::Nothing } else { Work::Versions });
+        }
+        for (key, declared) in view.keys.iter().enumerate() {
             let Some(column) = column_of(rows, &declared.name) else { continue };
-            let Some((found, place)) = origin(rows, &column) else { continue };
-            let is_key = found.id == table.id && found.keys.get(place).is_some_and(|base| base.key_type == declared.key_type);
-            if is_key {
-                let values: HashSet<_> = partitions.iter().filter_map(|values| values.get(place).cloned()).collect();
-                if values.len() <= VALUES_MAX {
-                    return Ok(Work::Partitions { column, key, values: values.into_iter().collect() });
+            let mut origins = origins(rows, &column);
+            // A column may come from one read by two of its keys.
+            let mut seen = HashSet::new();
+            origins.retain(|origin| seen.insert(std::ptr::from_ref(origin.scan)));
+            let mut values = HashSet::new();
+            let mut is_known = true;
+            for (table, partitions) in &changed {
+                let of_table: Vec<_> = origins.iter().filter(|origin| origin.table.id == table.id).collect();
+                // Wherever the query reads the table, its rows come to the view's partitions of their own value.
+                is_known &= of_table.len() == scans_of(rows, table.id)?;
+                for Origin { table, key, .. } in of_table {
+                    is_known &= table.keys.get(*key).is_some_and(|base| base.key_type == declared.key_type);
+                    values.extend(partitions.iter().filter_map(|values| values.get(*key).cloned()));
                 }
+            }
+            if is_known && (1..=VALUES_MAX).contains(&values.len()) {
+                return Ok(Work::Partitions { column, key, values: values.into_iter().collect() });
             }
         }
         Ok(Work::Everything)
@@ -211,6 +218,8 @@ impl Writes<'_> {
                 repeatable &= table.is_some_and(HiveTable::is_of_the_past);
                 return Ok(Transformed::no(LogicalPlan::TableScan(scan)));
             };
+            // Its log changes without the catalog's knowing.
+            repeatable &= table.meta().delta.is_none();
             let version = tables.get(&table.meta().id).map_or(table.meta().version, |known| known.version);
             let pinned = table.pinned(version);
             let meta = Arc::clone(pinned.meta());
@@ -275,41 +284,91 @@ fn scans_of(plan: &LogicalPlan, table_id: i64) -> PlanResult<usize> {
     Ok(scans)
 }
 
-/// The table and the position of the partition key that a column passes through, where rows with a value of it come from partitions
-/// with this value alone.
-fn origin(plan: &LogicalPlan, column: &Column) -> Option<(Arc<TableMeta>, usize)> {
-    let place = plan.schema().index_of_column(column).ok()?;
-    let passed = |expr: &Expr, input: &LogicalPlan| match expr.clone().unalias_nested().data {
-        Expr::Column(column) => origin(input, &column),
-        _ => None,
+/// A read of a table that gives rows with a value of a column from the partitions with this value alone.
+struct Origin<'a> {
+    scan: &'a TableScan,
+    table: Arc<TableMeta>,
+    /// Position of the partition key.
+    key: usize,
+}
+
+/// Where rows with a value of a column come from, as far as that is known. A read that is not among these may give rows to any value.
+fn origins<'a>(plan: &'a LogicalPlan, column: &Column) -> Vec<Origin<'a>> {
+    let Ok(place) = plan.schema().index_of_column(column) else { return Vec::new() };
+    let passed = |expr: Option<&Expr>, input: &'a LogicalPlan| match expr.map(|expr| expr.clone().unalias_nested().data) {
+        Some(Expr::Column(column)) => origins(input, &column),
+        _ => Vec::new(),
     };
     match plan {
-        LogicalPlan::TableScan(scan) => {
-            let provider = source_as_provider(&scan.source).ok()?;
-            let table = provider.downcast_ref::<HiveTable>()?;
-            let place = scan.projection.as_ref().map_or(Some(place), |columns| columns.get(place).copied())?;
-            Some((Arc::clone(table.meta()), place.checked_sub(table.meta().schema.fields().len())?))
-        }
-        LogicalPlan::Projection(projection) => passed(projection.expr.get(place)?, &projection.input),
-        LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(place)? {
-            Expr::GroupingSet(_) => None,
+        LogicalPlan::TableScan(scan) => origin(scan, place).into_iter().collect(),
+        LogicalPlan::Projection(projection) => passed(projection.expr.get(place), &projection.input),
+        LogicalPlan::Aggregate(aggregate) => match aggregate.group_expr.get(place) {
+            Some(Expr::GroupingSet(_)) => Vec::new(),
             key => passed(key, &aggregate.input),
         },
-        LogicalPlan::SubqueryAlias(alias) => origin(&alias.input, &alias.input.schema().columns().into_iter().nth(place)?),
-        LogicalPlan::Filter(filter) => origin(&filter.input, column),
-        LogicalPlan::Distinct(Distinct::All(input)) => origin(input, column),
-        LogicalPlan::Sort(sort) if sort.fetch.is_none() => origin(&sort.input, column),
-        LogicalPlan::Join(join) => {
-            let is_left = join.left.schema().has_column(column);
-            // The other side of an outer join has NULLs in the place of its keys, whatever its partitions hold.
-            match (join.join_type, is_left) {
-                (JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti, true) => origin(&join.left, column),
-                (JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti, false) => origin(&join.right, column),
-                _ => None,
-            }
+        LogicalPlan::SubqueryAlias(alias) => match alias.input.schema().columns().get(place) {
+            Some(column) => origins(&alias.input, column),
+            None => Vec::new(),
+        },
+        LogicalPlan::Filter(filter) => {
+            // `FROM a, b WHERE a.day = b.day`
+            let equal = equal_to(column, split_conjunction(&filter.predicate));
+            [column.clone()].into_iter().chain(equal).flat_map(|column| origins(&filter.input, &column)).collect()
         }
-        _ => None,
+        LogicalPlan::Distinct(Distinct::All(input)) => origins(input, column),
+        LogicalPlan::Sort(sort) if sort.fetch.is_none() => origins(&sort.input, column),
+        LogicalPlan::Union(union) => {
+            let of_input = |input: &'a Arc<LogicalPlan>| match input.schema().columns().get(place) {
+                Some(column) => origins(input, column),
+                None => Vec::new(),
+            };
+            union.inputs.iter().flat_map(of_input).collect()
+        }
+        LogicalPlan::Join(join) => origins_of_join(join, column),
+        _ => Vec::new(),
     }
+}
+
+/// The table that a scan reads, and the position of the partition key that is its column at a place.
+fn origin(scan: &TableScan, place: usize) -> Option<Origin<'_>> {
+    let provider = source_as_provider(&scan.source).ok()?;
+    let table = provider.downcast_ref::<HiveTable>()?;
+    let place = scan.projection.as_ref().map_or(Some(place), |columns| columns.get(place).copied())?;
+    let key = place.checked_sub(table.meta().schema.fields().len())?;
+    Some(Origin { scan, table: Arc::clone(table.meta()), key })
+}
+
+/// Those of the side that the column is of; and those of the other, if it is joined by a column that equals this one.
+fn origins_of_join<'a>(join: &'a Join, column: &Column) -> Vec<Origin<'a>> {
+    let is_left = join.left.schema().has_column(column);
+    // The other side of an outer join has NULLs in the place of its keys, whatever its partitions hold.
+    let (own, other) = match (join.join_type, is_left) {
+        (JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti, true) => (&join.left, &join.right),
+        (JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti, false) => (&join.right, &join.left),
+        _ => return Vec::new(),
+    };
+    let pairs = join.on.iter().filter_map(|(left, right)| Some((left.try_as_col()?, right.try_as_col()?)));
+    let of_pairs = pairs.filter_map(|(left, right)| match is_left {
+        true => (left == column).then(|| right.clone()),
+        false => (right == column).then(|| left.clone()),
+    });
+    let equal = of_pairs.chain(equal_to(column, join.filter.iter().flat_map(split_conjunction)));
+    // A row meets no row of the other side but those with its own value, whether it is kept for that or without.
+    let joined: Vec<_> = equal.filter(|equal| other.schema().has_column(equal)).collect();
+    origins(own, column).into_iter().chain(joined.iter().flat_map(|equal| origins(other, equal))).collect()
+}
+
+/// Columns that conditions say to be equal to one.
+fn equal_to<'a>(column: &Column, conditions: impl IntoIterator<Item = &'a Expr>) -> Vec<Column> {
+    let equal = |condition: &Expr| match condition {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) => match (left.as_ref(), right.as_ref()) {
+            (Expr::Column(one), Expr::Column(other)) if one == column => Some(other.clone()),
+            (Expr::Column(other), Expr::Column(one)) if one == column => Some(other.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    conditions.into_iter().filter_map(equal).collect()
 }
 
 /// Plans the queries of views that all shall see alike: in no session, with no settings.

@@ -15,6 +15,7 @@ use url::Url;
 use windlass_catalog::catalog::{CATALOG, NewTable, TableKind, TableMeta};
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{CreateTable, PartitionValue, TableName};
+use windlass_catalog::delta::check_changeable;
 use windlass_catalog::{Catalog, Comparison, KeyPredicate, Refresh, Replaces, keys};
 use windlass_engine::evolution::{plain_type, scanned_type};
 use windlass_engine::formats::FileFormat;
@@ -225,14 +226,20 @@ impl Writes<'_> {
             TableKind::View => Err(Error::invalid(format!("'{}' is a view: write to the tables below it", full_name(&table)))),
             TableKind::MaterializedView => Err(Error::invalid(format!("'{}' is a materialized view", full_name(&table)))
                 .with_hint("write to the tables below it, then REFRESH MATERIALIZED VIEW")),
-            TableKind::Managed | TableKind::External => written_format(table.storage.format).map(|_| table),
+            TableKind::Managed | TableKind::External => {
+                check_changeable(&table)?;
+                written_format(table.storage.format).map(|_| table)
+            }
         }
     }
 }
 
 /// The format in which rows are written. Errors: `Unsupported` if it can only be read.
 pub(super) fn written_format(format: FileFormat) -> Result<WriteFormat> {
-    WriteFormat::of(format).ok_or_else(|| Error::unsupported(format!("rows cannot be written as {format} files")))
+    WriteFormat::of(format).ok_or_else(|| {
+        Error::unsupported(format!("rows cannot be written as {format} files, which can only be read"))
+            .with_hint("write a table STORED AS PARQUET")
+    })
 }
 
 /// The plan that writes no rows.

@@ -463,6 +463,7 @@ fn written(location: &str, manifest: Vec<ManifestLine>) -> Result<Vec<WrittenFil
                 etag: line.etag,
                 rows: Some(line.rows.unsigned_abs()),
                 statistics: line.statistics.map(Arc::new),
+                kept_rows: None,
             },
         })
     };

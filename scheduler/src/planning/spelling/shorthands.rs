@@ -16,6 +16,7 @@ use super::{arguments, arguments_of, call};
 /// Name, number of arguments, meaning in every dialect.
 const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("array_has_duplicates", 1, "(cardinality($1) > cardinality(array_distinct($1)))"),
+    ("array_last", 1, "element_at($1, -1)"),
     ("array_size", 1, "CAST(cardinality($1) AS INT)"),
     ("bitwise_and", 2, "($1 & $2)"),
     ("bitwise_left_shift", 2, "(CAST($1 AS BIGINT) << CAST($2 AS BIGINT))"),
@@ -23,17 +24,25 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("bitwise_right_shift", 2, "shiftrightunsigned(CAST($1 AS BIGINT), CAST($2 AS INT))"),
     ("bitwise_right_shift_arithmetic", 2, "(CAST($1 AS BIGINT) >> CAST($2 AS BIGINT))"),
     ("bitwise_xor", 2, "($1 ^ $2)"),
+    ("checksum", 1, "sum(xxhash64($1))"),
+    ("convert_timezone", 3, "from_utc_timestamp(to_utc_timestamp($3, $1), $2)"),
+    ("cosine_similarity", 2, "(1 - cosine_distance($1, $2))"),
     ("curdate", 0, "current_date()"),
     ("date_from_unix_date", 1, "CAST(CAST($1 AS INT) AS DATE)"),
+    ("datepart", 2, "date_part($1, $2)"),
     ("dayname", 1, "format_datetime($1, 'EEE')"),
+    ("dot_product", 2, "inner_product($1, $2)"),
     ("e", 0, "exp(1.0)"),
     ("equal_null", 2, "($1 IS NOT DISTINCT FROM $2)"),
+    ("euclidean_distance", 2, "array_distance($1, $2)"),
     ("from_iso8601_date", 1, "CAST($1 AS DATE)"),
     ("from_utf8", 1, "CAST($1 AS VARCHAR)"),
     ("geometric_mean", 1, "exp(avg(ln($1)))"),
     ("get", 2, "CASE WHEN $2 >= 0 THEN element_at($1, $2 + 1) END"),
+    ("getbit", 2, "bit_get($1, $2)"),
     ("group_concat", 1, "string_agg($1, ',')"),
     ("infinity", 0, "CAST('Infinity' AS DOUBLE)"),
+    ("json_array_contains", 2, "array_has(json_get_array($1), to_json($2))"),
     ("json_array_get", 2, "json_get_json($1, $2)"),
     ("json_exists", 2, "(json_extract($1, regexp_replace($2, '^(lax|strict) +', '')) IS NOT NULL)"),
     ("json_format", 1, "CAST($1 AS VARCHAR)"),
@@ -42,20 +51,29 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("json_size", 2, "json_length(json_extract($1, $2))"),
     ("json_value", 2, "json_extract_scalar($1, regexp_replace($2, '^(lax|strict) +', ''))"),
     ("localtimestamp", 0, "CAST(now() AS TIMESTAMP)"),
+    ("make_timestamp", 6, "(CAST(make_date($1, $2, $3) AS TIMESTAMP) + make_interval(0, 0, 0, 0, $4, $5, $6))"),
     ("map_contains_key", 2, "array_has(map_keys($1), $2)"),
+    ("max", 2, "slice(array_agg($1 ORDER BY $1 DESC) FILTER (WHERE $1 IS NOT NULL), 1, CAST($2 AS INT))"),
+    ("max_by", 3, "slice(array_agg($1 ORDER BY $2 DESC) FILTER (WHERE $2 IS NOT NULL), 1, CAST($3 AS INT))"),
     ("millisecond", 1, "(CAST(date_part('millisecond', $1) AS BIGINT) % 1000)"),
+    ("min", 2, "slice(array_agg($1 ORDER BY $1) FILTER (WHERE $1 IS NOT NULL), 1, CAST($2 AS INT))"),
+    ("min_by", 3, "slice(array_agg($1 ORDER BY $2) FILTER (WHERE $2 IS NOT NULL), 1, CAST($3 AS INT))"),
     ("nan", 0, "CAST('NaN' AS DOUBLE)"),
     ("nullifzero", 1, "nullif($1, 0)"),
     ("positive", 1, "(+$1)"),
+    ("rand", 0, "random()"),
     ("random", 1, "CAST(floor(random() * $1) AS BIGINT)"),
     ("random", 2, "($1 + CAST(floor(random() * ($2 - $1)) AS BIGINT))"),
     ("regexp_substr", 2, "presto_regexp_extract($1, $2)"),
     ("split_to_map", 3, "str_to_map($1, $2, $3)"),
+    ("to_binary", 1, "unhex($1)"),
     ("to_iso8601", 1, "CAST($1 AS VARCHAR)"),
+    ("to_timestamp_ntz", 1, "CAST($1 AS TIMESTAMP)"),
     ("to_utf8", 1, "CAST($1 AS BYTEA)"),
     ("trim_array", 2, "slice($1, 1, CAST(cardinality($1) AS INT) - $2)"),
     ("try_divide", 2, "($1 / nullif($2, 0))"),
     ("try_element_at", 2, "element_at($1, $2)"),
+    ("try_mod", 2, "($1 % nullif($2, 0))"),
     ("typeof", 1, "arrow_typeof($1)"),
     ("zeroifnull", 1, "coalesce($1, 0)"),
 ];
@@ -89,6 +107,12 @@ static MEANINGS: LazyLock<[Meanings; 2]> = LazyLock::new(|| {
     [SHORTHANDS, HIVE_SHORTHANDS]
         .map(|shorthands| shorthands.iter().map(|(name, arguments, sql)| ((*name, *arguments), parsed(sql))).collect())
 });
+
+/// Names of what is short for something else in a dialect.
+pub(super) fn names(dialect: Dialect) -> impl Iterator<Item = &'static str> {
+    let hive = HIVE_SHORTHANDS.iter().filter(move |_| dialect.is_hive_like());
+    SHORTHANDS.iter().chain(hive).map(|(name, ..)| *name).chain(["try"])
+}
 
 /// What a call of a function with plain arguments is short for.
 pub(super) fn expand(name: &str, args: &[Expr], function: &Function, dialect: Dialect) -> Option<Expr> {

@@ -1,3 +1,6 @@
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::runtime::Builder;
 use windlass_proto::Kind;
 
 use crate::coordinator::tests::{Bench, bench};
@@ -70,7 +73,12 @@ async fn what_partitions_do_not_tell_is_computed_whole() {
         ("no_key", "SELECT shop, sum(amount) AS total FROM sales GROUP BY shop", false),
         ("computed", "SELECT shop, day + INTERVAL '1' DAY AS day FROM sales", true),
         ("ranked", "SELECT shop, rank() OVER (ORDER BY amount) AS place, day FROM sales", true),
-        ("union_of", "SELECT shop, day FROM sales UNION ALL SELECT id, DATE '2024-01-01' FROM shops", true),
+        (
+            "other_key",
+            "SELECT a.shop, a.day FROM sales a JOIN sales b ON a.day = b.day AND a.shop = b.shop JOIN sales c ON c.day > a.day",
+            true,
+        ),
+        ("full_side", "SELECT a.shop, a.day FROM sales a FULL JOIN sales b ON a.day = b.day", true),
         ("of_now", "SELECT shop, day FROM sales WHERE day < now()", true),
     ];
     for (name, query, by_day) in queries {
@@ -89,6 +97,58 @@ async fn what_partitions_do_not_tell_is_computed_whole() {
     bench.text("CREATE OR REPLACE VIEW below AS SELECT shop, day FROM sales WHERE shop = 2").await;
     assert!(refresh(&bench, "above", "SELECT * FROM below").await.starts_with("full"));
     assert!(refresh(&bench, "top", "SELECT count(*) AS n, day FROM above GROUP BY day").await.starts_with("incremental"));
+}
+
+/// Queries of two tables by day, and whether a change of any of them leaves other days as they are.
+const BY_DAY: &[(&str, bool)] = &[
+    ("SELECT a.v AS v, b.v AS w, a.day FROM a JOIN b ON a.day = b.day", true),
+    ("SELECT count(*) AS n, sum(w) AS w, day FROM (SELECT b.v AS w, a.day AS day FROM a LEFT JOIN b ON b.day = a.day) GROUP BY day", true),
+    ("SELECT b.v, b.day FROM a RIGHT JOIN b ON a.day = b.day AND a.v > 1", true),
+    ("SELECT a.v, a.day FROM a, b WHERE a.day = b.day AND a.v < b.v", true),
+    ("SELECT v, day FROM a UNION ALL SELECT v + 1, day FROM b", true),
+    ("SELECT DISTINCT v, day FROM a UNION SELECT x.v, x.day FROM a x JOIN b y ON x.day = y.day", true),
+    ("SELECT v, day FROM a EXCEPT SELECT v, day FROM b", true),
+    ("SELECT x.v, x.day FROM a x LEFT ANTI JOIN b y ON x.day = y.day AND x.v = y.v", true),
+    ("SELECT v, day FROM a WHERE EXISTS (SELECT 1 FROM b WHERE b.v = a.v)", false),
+    ("SELECT a.v, a.day FROM a JOIN b ON a.v = b.v", false),
+    ("SELECT a.v, b.day FROM a LEFT JOIN b ON a.day = b.day", false),
+];
+
+#[test]
+fn a_view_of_several_tables_that_change_holds_what_its_query_gives() {
+    let runtime = Builder::new_multi_thread().worker_threads(2).thread_stack_size(32 << 20).enable_all().build().unwrap();
+    let bench = runtime.block_on(async {
+        let bench = bench().await;
+        for table in ["a", "b"] {
+            bench.text(&format!("CREATE TABLE {table} (v BIGINT) PARTITIONED BY (day STRING)")).await;
+            bench.text(&format!("INSERT INTO {table} VALUES (1, '1'), (2, '1'), (2, '2'), (3, '3'), (4, NULL)")).await;
+        }
+        for (number, (query, _)) in BY_DAY.iter().enumerate() {
+            bench.text(&format!("CREATE MATERIALIZED VIEW v{number} PARTITIONED BY (day) AS {query}")).await;
+        }
+        bench
+    });
+    let day = prop_oneof![(1..4).prop_map(|day| format!("'{day}'")), Just("NULL".to_owned())];
+    let change = (prop_oneof![Just("a"), Just("b")], any::<bool>(), 1..5, day);
+    let mut runner = TestRunner::new(Config { cases: 6, failure_persistence: None, ..Config::default() });
+    let checked = runner.run(&prop::collection::vec(change, 1..5), |changes| {
+        runtime.block_on(async {
+            for (table, adds, value, day) in &changes {
+                bench
+                    .text(&match adds {
+                        true => format!("INSERT INTO {table} VALUES ({value}, {day})"),
+                        false => format!("DELETE FROM {table} WHERE day IS NOT DISTINCT FROM {day} AND v >= {value}"),
+                    })
+                    .await;
+            }
+            for (number, (query, by_day)) in BY_DAY.iter().enumerate() {
+                let done = refresh(&bench, &format!("v{number}"), query).await;
+                assert!(!by_day || !done.starts_with("full"), "{query} after {changes:?}: {done}");
+            }
+        });
+        Ok(())
+    });
+    checked.unwrap();
 }
 
 #[tokio::test]
