@@ -1,7 +1,11 @@
 //! What queries and executors meet beside death: too little memory, errors on the last row, a signal to stop in the middle of a stream.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use futures::{StreamExt, TryStreamExt};
-use windlass_client::Connection;
+use windlass_client::{Connection, Rows};
 use windlass_tests::cluster::{Cluster, Options};
 use windlass_tests::rows;
 
@@ -110,4 +114,101 @@ async fn an_executor_that_is_told_to_stop_ends_its_streams_first() {
     }
     assert_eq!(count, LINES);
     assert_eq!(cluster.executor_exit(), Some(0));
+}
+
+/// Rows of [`LARGE`], read to the end.
+async fn read_on(mut rows: Rows, mut count: usize, what: &str) {
+    while let Some(batch) = rows.try_next().await.unwrap_or_else(|error| panic!("{what}, after {count} rows: {error}")) {
+        count += batch.num_rows();
+    }
+    assert_eq!(count, LINES, "{what}");
+}
+
+/// A result that no scheduler holds: some 30 MB.
+const LARGE: &str = "SELECT l_orderkey, l_comment, l_shipinstruct FROM lineitem";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_executor_that_is_told_to_stop_keeps_what_others_still_read() {
+    let mut cluster = cluster(toml::Table::new()).await;
+    let (begun, waiting) = (session(&cluster, "staged").await, session(&cluster, "staged").await);
+    let mut waiting = waiting.start(LARGE).await.unwrap();
+    while !waiting.is_complete() {
+        waiting.poll().await.unwrap();
+    }
+    let mut begun = begun.start(LARGE).await.unwrap().rows();
+    let count = begun.next().await.unwrap().unwrap().num_rows();
+    cluster.ask_executor_to_stop();
+    // Longer than it would take an executor that waits for nobody.
+    for _ in 0..3 {
+        let counted = cells(&session(&cluster, "staged").await, "SELECT count(*), count(DISTINCT l_suppkey) FROM lineitem").await;
+        assert_eq!(counted, [[LINES.to_string(), "1000".to_owned()]]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let draining = "SELECT count(*) FROM system.runtime.executors WHERE state = 'DRAINING'";
+    assert_eq!(cells(&cluster.connect().await, draining).await, [["1"]]);
+    read_on(begun, count, "a result that was being read").await;
+    read_on(waiting.rows(), 0, "a result that nobody had read").await;
+    let log = cluster.executor_logs().swap_remove(0);
+    assert_eq!(cluster.executor_exit(), Some(0));
+    assert!(!log.contains("needed for longer"), "{log}");
+    assert!(!cluster.scheduler_log().contains("running the query again"), "{}", cluster.scheduler_log());
+    cluster.await_executors(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_executor_ends_what_has_begun() {
+    let data = tpch::data().await;
+    let mut cluster = Cluster::start_with(1, &[data]).await;
+    let connection = session(&cluster, "staged").await;
+    tpch::create_tables(&connection, data).await;
+    for setting in ["target_partitions = 8", "batch_size = 64"] {
+        connection.collect(&format!("SET datafusion.execution.{setting}")).await.unwrap();
+    }
+    let query = tokio::spawn(async move {
+        let sql = "SELECT count(*), count(DISTINCT l_comment) FROM lineitem JOIN orders ON l_orderkey = o_orderkey";
+        cells(&connection, sql).await
+    });
+    let begun = "SELECT 1 FROM system.runtime.queries WHERE engine = 'staged' AND state = 'RUNNING' AND tasks_running > 0";
+    let watcher = cluster.connect().await;
+    while !query.is_finished() && cells(&watcher, begun).await.is_empty() {}
+    assert!(!query.is_finished(), "the query was too short");
+    cluster.ask_executor_to_stop();
+    assert_eq!(query.await.unwrap()[0][0], LINES.to_string());
+    assert_eq!(cluster.executor_exit(), Some(0));
+}
+
+/// Every executor is replaced while queries of all kinds run one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_costs_no_query() {
+    let mut cluster = cluster(toml::Table::new()).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for engine in ["staged", "pipelined"] {
+        let (connection, done) = (session(&cluster, engine).await, Arc::clone(&done));
+        clients.push(tokio::spawn(async move {
+            let mut queries = 0;
+            while !done.load(Ordering::Relaxed) {
+                let what = format!("{engine} query {queries}");
+                let mut rows = connection.start(LARGE).await.unwrap_or_else(|error| panic!("{what}: {error}")).rows();
+                let count =
+                    rows.next().await.unwrap_or_else(|| panic!("{what} has no rows")).unwrap_or_else(|error| panic!("{what}: {error}"));
+                read_on(rows, count.num_rows(), &what).await;
+                let counted = cells(&connection, "SELECT count(DISTINCT l_comment) > 1, count(*) FROM lineitem").await;
+                assert_eq!(counted, [["true".to_owned(), LINES.to_string()]], "{what}");
+                queries += 1;
+            }
+            queries
+        }));
+    }
+    for _ in 0..2 {
+        cluster.add_executor().await;
+        cluster.await_executors(3).await;
+        cluster.ask_executor_to_stop();
+        assert_eq!(cluster.executor_exit(), Some(0));
+        cluster.await_executors(2).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
 }

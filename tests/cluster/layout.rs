@@ -223,6 +223,76 @@ async fn tasks_share_buckets() {
     }
 }
 
+/// Tables sorted by a whole number with NULLs, a time that descends, a text and a number that may be none; the last is large enough for
+/// several partitions.
+const SORTED: [(&str, &str); 5] = [
+    ("numbers", "SORTED BY (k, v)"),
+    ("times", "PARTITIONED BY (p) SORTED BY (t DESC)"),
+    ("texts", "SORTED BY (s)"),
+    ("reals", "SORTED BY (r DESC, v)"),
+    ("large", "SORTED BY (v) TBLPROPERTIES ('parquet.compression' = 'uncompressed')"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_in_order_are_merged_and_give_the_order_of_a_sort() {
+    let cluster = Cluster::start(2).await;
+    let setup = session(&cluster, "staged").await;
+    for (name, layout) in SORTED {
+        let part = |first: i64, last: i64| {
+            format!(
+                "SELECT CASE WHEN value % 97 = 0 THEN NULL ELSE CAST(value * 7919 % 503 AS INT) END AS k,
+                        to_timestamp(1700000000 + value) AS t,
+                        CASE WHEN value % 50 = 7 THEN NULL ELSE concat(chr(CAST(64 + value * 31 % 900 AS INT)), md5(CAST(value % 600 AS VARCHAR))) END AS s,
+                        CASE WHEN value % 41 = 0 THEN CAST('NaN' AS DOUBLE) WHEN value % 43 = 0 THEN NULL ELSE (value * 17 % 1000 - 500) / 7.0 END AS r,
+                        value AS v, value % 2 AS p
+                 FROM generate_series({first}, {last})"
+            )
+        };
+        let rows = if name == "large" { 100_000 } else { 1000 };
+        cells(&setup, &format!("CREATE TABLE {name} {layout} AS {}", part(2 * rows + 1, 3 * rows))).await;
+        // Behind and before those, and among them.
+        for (first, last) in [(4 * rows, 5 * rows), (1, 2 * rows), (5 * rows / 2, 4 * rows - 1)] {
+            cells(&setup, &format!("INSERT INTO {name} {}", part(first, last))).await;
+        }
+    }
+    // Whether that takes a sort.
+    let queries = [
+        ("SELECT k, v FROM numbers ORDER BY k NULLS FIRST, v", false),
+        ("SELECT k FROM numbers ORDER BY k NULLS FIRST", false),
+        ("SELECT v * 2 AS w, k FROM numbers WHERE v % 3 = 0 ORDER BY k NULLS FIRST, v LIMIT 25 OFFSET 10", false),
+        ("SELECT k, v FROM numbers WHERE k = 7 ORDER BY v", false),
+        ("SELECT k, v FROM numbers ORDER BY k, v", true),
+        ("SELECT k, v FROM numbers ORDER BY k NULLS FIRST, v DESC", true),
+        ("SELECT k, v FROM numbers ORDER BY v", true),
+        ("SELECT k, v, s FROM numbers ORDER BY k NULLS FIRST, v, s", true),
+        ("SELECT t FROM times ORDER BY t DESC", false),
+        ("SELECT t, p FROM times WHERE p = 1 ORDER BY t DESC NULLS LAST LIMIT 9", false),
+        ("SELECT t FROM times ORDER BY t", true),
+        ("SELECT s FROM texts ORDER BY s NULLS FIRST", false),
+        ("SELECT s FROM texts WHERE s > 'b' ORDER BY s NULLS FIRST LIMIT 40", false),
+        ("SELECT upper(s) AS u FROM texts ORDER BY u", true),
+        ("SELECT r, v FROM reals ORDER BY r DESC NULLS LAST, v", false),
+        ("SELECT r FROM reals ORDER BY r DESC", true),
+        ("SELECT v, s FROM large ORDER BY v LIMIT 20 OFFSET 99990", false),
+        ("SELECT count(*), sum(n * (v % 10)) FROM (SELECT v, row_number() OVER (ORDER BY v) AS n FROM large)", false),
+        ("SELECT v FROM large WHERE v % 4999 = 0 ORDER BY v", false),
+        ("SELECT a.v, b.k FROM (SELECT v FROM large ORDER BY v LIMIT 5) a JOIN numbers b ON a.v = b.v ORDER BY a.v, b.k", true),
+    ];
+    for engine in ENGINES {
+        let (connection, sorting) = (session(&cluster, engine).await, session(&cluster, engine).await);
+        cells(&sorting, "SET datafusion.optimizer.enable_sort_pushdown = false").await;
+        for (sql, needs_sort) in queries {
+            assert_eq!(cells(&connection, sql).await, cells(&sorting, sql).await, "{engine}: {sql}");
+            // The pipelined engine sorts.
+            if engine != "pipelined" {
+                let plan = explain(&connection, sql).await;
+                assert_eq!(plan.contains("SortExec"), needs_sort, "{engine}: {sql}\n{plan}");
+                assert!(explain(&sorting, sql).await.contains("SortExec"), "{engine}: {sql}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn buckets_without_wanted_rows_are_not_read() {
     let cluster = Cluster::start(1).await;

@@ -1,6 +1,7 @@
 //! Tests that start the real binaries.
 
 mod crawl;
+mod delta;
 mod examples;
 mod faults;
 mod files;

@@ -192,6 +192,14 @@ async fn plans_and_measurements_are_shown() {
     for part in ["Stage 1", "output_rows=", "HashJoinExec", "bytes_transferred"] {
         assert!(analysis[1].contains(part), "{part} in\n{}", analysis[1]);
     }
+    // One stage of one task, which runs below a head that only passes its rows on.
+    let sql = "SELECT s_name FROM supplier WHERE s_acctbal > 0";
+    let analyzed = cells(&connection, &format!("EXPLAIN ANALYZE {sql}")).await;
+    let analysis = analyzed.iter().find(|row| row[0] == "analysis").unwrap();
+    assert!(analysis[1].contains("tasks=1") && analysis[1].contains("output_rows="), "{}", analysis[1]);
+    cells(&connection, sql).await;
+    let record = format!("SELECT engine, rows_read, bytes_read > 0 FROM system.runtime.queries WHERE query = '{sql}'");
+    assert_eq!(cells(&connection, &record).await, [["pipelined", "1000", "true"]]);
     // An empty build side: the other side's tasks are never asked for rows.
     let empty = "EXPLAIN ANALYZE SELECT count(*) FROM lineitem JOIN orders ON l_orderkey = o_orderkey WHERE o_totalprice < 0";
     let start = Instant::now();

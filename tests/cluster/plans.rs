@@ -150,6 +150,7 @@ async fn create(catalog: &dyn Catalog, table: Invented) {
             etag: None,
             rows: Some(rows_each),
             statistics: Some(Arc::new(statistics.clone())),
+            kept_rows: None,
         }],
     };
     let contents = Contents { add_partitions: values.iter().enumerate().map(partition).collect(), ..Contents::default() };

@@ -7,9 +7,9 @@ Writes SOURCE, a Parquet file, below OUTPUT in several ways; then prints `NAME l
 import sys
 
 from pyspark.sql import Row, SparkSession
-from pyspark.sql.functions import col
+from pyspark.sql.functions import col, expr
 
-from values import COLUMNS, TYPED_KEYS, lines
+from values import BEFORE, COLUMNS, LAST_SECOND, TYPED_KEYS, lines
 
 # How Spark names the types of `values`.
 SPARK = {"TIMESTAMP": "TIMESTAMP_NTZ"}
@@ -54,6 +54,10 @@ def main():
         for key in options:
             if key.startswith("spark."):
                 spark.conf.unset(key)
+    rows = rows.withColumn("ts", expr(f"CASE WHEN ts = TIMESTAMP_NTZ '{LAST_SECOND}' THEN TIMESTAMP_NTZ '{BEFORE['spark']}' ELSE ts END"))
+    for codec in ["none", "snappy", "zlib", "zstd", "lz4"]:
+        rows.write.options(compression=codec).partitionBy("k").orc(f"{output}/orc_{codec}")
+    rows.withColumn("ts", col("ts").cast("timestamp")).write.partitionBy("k").orc(f"{output}/orc_instants")
     for name, path in (tree.split("=", 1) for tree in trees):
         keys = {"k": "STRING"} if name != "typed" else {key: kind for key, (kind, *_) in TYPED_KEYS.items()}
         columns = {"id": "BIGINT"} if name == "typed" else {column: kind for column, (kind, _) in COLUMNS.items()}
