@@ -238,6 +238,7 @@ fn partition(number: usize) -> Result<NewPartition> {
         etag: None,
         rows: Some(1000),
         statistics: Some(Arc::new(statistics)),
+        kept_rows: None,
     };
     let values = vec![ScalarValue::Date32(Some(day)), format!("r{region}").as_str().into(), i32::try_from(hour)?.into()];
     Ok(NewPartition { values, location, files: vec![file] })

@@ -315,6 +315,7 @@ async fn create_table(directory: &Path, load: Load) -> Result<()> {
         etag: None,
         rows: Some(1_000_000),
         statistics: None,
+        kept_rows: None,
     };
     let files = (0..load.partitions).map(file).collect();
     let table = NewTable {

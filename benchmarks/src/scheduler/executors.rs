@@ -254,7 +254,7 @@ impl FlightService for Executor {
             return unserved();
         }
         let tasks = self.running.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        let answer = arrow_flight::Result { body: RunningTasks { tasks }.to_bytes().into() };
+        let answer = arrow_flight::Result { body: RunningTasks { tasks, jobs: Vec::new() }.to_bytes().into() };
         Ok(Response::new(Box::pin(stream::iter([Ok(answer)]))))
     }
 
