@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use windlass_client::{Connection, tpch as suite};
 use windlass_tests::cluster::{Cluster, Options};
-use windlass_tests::rows;
+use windlass_tests::{fixtures, rows};
 
 use crate::tpch;
 
@@ -146,6 +146,30 @@ async fn rows_come_early_and_take_no_room_in_the_scheduler() {
     eprintln!("{count} rows in {:?}, the first after {first:?}, resident MiB of the scheduler {resident:?}", start.elapsed());
     let (early, late) = (resident[0], *resident.last().unwrap());
     assert!(late < early + 64, "the scheduler grows with the rows: {resident:?} MiB");
+}
+
+/// Each partition has rows that come before all of the next, and more of them than a connection's buffer holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_follow_each_other_are_merged_in_order() {
+    let cluster = Cluster::start(2).await;
+    let connection = cluster.connect().await;
+    let directory = cluster.data().join("numbers");
+    fixtures::numbers(&directory, 8, 1_000_000);
+    let create = format!("CREATE EXTERNAL TABLE numbers STORED AS PARQUET LOCATION '{}'", directory.display());
+    connection.collect(&create).await.unwrap();
+    let sql = "/* windlass.engine = pipelined */ SELECT n, k, n * 2 AS double, n + k AS more FROM numbers ORDER BY n";
+    let query = connection.start(sql).await.unwrap();
+    let (mut rows, mut next) = (query.rows(), 0_i64);
+    let read = async {
+        while let Some(batch) = rows.try_next().await.unwrap() {
+            for n in batch.column(0).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap().values() {
+                assert_eq!(*n, next);
+                next += 1;
+            }
+        }
+        next
+    };
+    assert_eq!(tokio::time::timeout(QUERY_TIME_MAX, read).await, Ok(8_000_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,7 @@ pub async fn plan(query: &PlannedQuery, members: Members, token: &QueryToken, li
     if exchanges_otherwise(&plan) {
         return Err(Refusal::Ranges);
     }
-    let plan = with_light_head(plan)?;
+    let plan = merged_where_made(with_light_head(plan)?)?;
     let mut pipeline = Pipeline { context: TaskContext::from(&state), plan, members, stages: 0, tasks: 0 };
     check(&mut pipeline, state.config())?;
     Ok(pipeline)
@@ -181,6 +181,30 @@ fn with_light_head(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     stage.num = below.iter().map(Stage::num).max().unwrap_or(0) + 1;
     let boundary = boundary.with_input_stage(Stage::Local(stage))?;
     Ok(Arc::new(DistributedExec::new(boundary).with_metrics_collection(true)))
+}
+
+/// Lets each task of a stage whose rows are merged in order merge its own partitions first.
+///
+/// All partitions of a task come through one connection, whose buffer is limited. A merge that waits for rows of one of them while those of
+/// the others fill the buffer would wait forever, as with files that follow each other in the order that is asked for.
+fn merged_where_made(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, Refusal> {
+    let merge = |node: Arc<dyn ExecutionPlan>| {
+        let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() else { return Ok(Transformed::no(node)) };
+        let boundary = merge.input().downcast_ref::<NetworkCoalesceExec>();
+        let Some(Stage::Local(stage)) = boundary.map(NetworkBoundary::input_stage) else { return Ok(Transformed::no(node)) };
+        let (partitions, tasks) = (stage.plan.output_partitioning().partition_count(), stage.tasks);
+        // One task merges them all.
+        if partitions < 2 || merge.input().output_partitioning().partition_count() != partitions * tasks {
+            return Ok(Transformed::no(node));
+        }
+        let merging = |input| SortPreservingMergeExec::new(merge.expr().clone(), input).with_fetch(merge.fetch());
+        let merged = NetworkCoalesceExec::try_new(Arc::new(merging(Arc::clone(&stage.plan))), tasks, 1)?;
+        let Stage::Local(below) = merged.input_stage() else { return Ok(Transformed::no(node)) };
+        let mut below = below.clone();
+        (below.query_id, below.num) = (stage.query_id, stage.num);
+        Ok(Transformed::yes(Arc::new(merging(merged.with_input_stage(Stage::Local(below))?)) as _))
+    };
+    Ok(plan.transform_up(merge)?.data)
 }
 
 /// The nodes of the stage that ends here.
