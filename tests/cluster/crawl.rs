@@ -3,12 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use windlass_client::Connection;
-use windlass_tests::{Cluster, fixtures, rows};
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
+use windlass_tests::sql::cells;
+use windlass_tests::{Cluster, fixtures};
 
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -69,7 +65,7 @@ async fn a_crawl_finds_tables_and_then_only_what_is_new() {
 async fn a_job_gets_each_row_once() {
     let cluster = Cluster::start(2).await;
     let connection = cluster.connect().await;
-    let run = async |sql: &str| connection.collect(sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: &str| drop(cells(&connection, sql).await);
     run("CREATE TABLE events (id INT, day INT) PARTITIONED BY (day)").await;
     run("CREATE TABLE daily (id INT, day INT)").await;
     run("INSERT INTO events VALUES (1, 1), (2, 2)").await;

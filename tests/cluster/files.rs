@@ -3,15 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use windlass_client::Connection;
-use windlass_tests::{Cluster, fixtures, rows};
-
-async fn error(connection: &Connection, sql: &str) -> String {
-    match connection.collect(sql).await {
-        Ok(_) => panic!("no error from: {sql}"),
-        Err(error) => error.to_string(),
-    }
-}
+use windlass_tests::sql::{cells, error};
+use windlass_tests::{Cluster, fixtures};
 
 fn create(name: &str, location: &Path) -> String {
     format!("CREATE EXTERNAL TABLE {name} STORED AS PARQUET LOCATION '{}'", location.display())
@@ -69,7 +62,7 @@ async fn broken_files_are_named() {
     let directory = cluster.data().join("sound");
     fixtures::numbers(&directory, 2, 1000);
     connection.collect(&create("sound", &directory)).await.unwrap();
-    let sum = rows::cells(&connection.collect("SELECT sum(n) FROM sound").await.unwrap());
+    let sum = cells(&connection, "SELECT sum(n) FROM sound").await;
     assert_eq!(sum, [["1999000"]]);
     assert_eq!(cluster.live_executors(), 2);
 }
@@ -99,7 +92,7 @@ async fn tables_lie_where_the_configuration_allows() {
             assert!(message.contains("location") || message.contains("local"), "{statement}: {message}");
         }
     }
-    assert!(rows::cells(&connection.collect("SHOW TABLES").await.unwrap()).is_empty());
+    assert!(cells(&connection, "SHOW TABLES").await.is_empty());
     let message = error(&connection, "SELECT * FROM '/etc/passwd'").await;
     assert!(message.contains("does not exist") || message.contains("not found"), "{message}");
 }

@@ -9,23 +9,16 @@ use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderB
 use parquet::file::metadata::{PageIndexPolicy, SortingColumn};
 use windlass_client::Connection;
 use windlass_engine::layout::{bucket_numbers, bucket_of_file};
-use windlass_tests::cluster::Cluster;
-use windlass_tests::rows;
+use windlass_tests::fixtures::files_below;
+use windlass_tests::sql::cells;
+use windlass_tests::{Cluster, rows};
 
 const ENGINES: [&str; 3] = ["local", "staged", "pipelined"];
 
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
 /// A session on an engine, in which no side of a join is so small that all tasks get it, and no scan so small that one partition does.
 async fn session(cluster: &Cluster, engine: &str) -> Connection {
-    let connection = cluster.connect().await;
-    for setting in [
-        &format!("windlass.engine = '{engine}'"),
-        "datafusion.optimizer.hash_join_single_partition_threshold = 0",
-        "datafusion.execution.batch_size = 256",
-    ] {
+    let connection = cluster.session(engine).await;
+    for setting in ["datafusion.optimizer.hash_join_single_partition_threshold = 0", "datafusion.execution.batch_size = 256"] {
         connection.collect(&format!("SET {setting}")).await.unwrap();
     }
     connection
@@ -33,17 +26,6 @@ async fn session(cluster: &Cluster, engine: &str) -> Connection {
 
 async fn explain(connection: &Connection, sql: &str) -> String {
     cells(connection, &format!("EXPLAIN {sql}")).await.concat().join("\n")
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => files.extend(files_below(&entry.path())),
-            false => files.push(entry.path()),
-        }
-    }
-    files
 }
 
 /// The files that a table has now, and no others.

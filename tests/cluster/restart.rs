@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use windlass_tests::{Cluster, fixtures, rows};
+use windlass_tests::sql::cells;
+use windlass_tests::{Cluster, fixtures};
 
 use crate::tpch;
 
@@ -18,21 +19,19 @@ async fn a_restarted_scheduler_keeps_the_catalog_and_gets_its_executors_back() {
     for statement in [&create, "CREATE DATABASE other", "CREATE VIEW other.v AS SELECT id FROM default.events WHERE region = 'eu'"] {
         connection.collect(statement).await.unwrap();
     }
-    let before = rows::cells(&connection.collect("SELECT sum(id), count(*) FROM other.v").await.unwrap());
+    let before = cells(&connection, "SELECT sum(id), count(*) FROM other.v").await;
 
     cluster.restart_scheduler().await;
     cluster.await_executors(2).await;
-    let after = rows::cells(&cluster.connect().await.collect("SELECT sum(id), count(*) FROM other.v").await.unwrap());
+    let after = cells(&cluster.connect().await, "SELECT sum(id), count(*) FROM other.v").await;
     assert_eq!(before, after);
     assert_eq!(cluster.live_executors(), 2, "an executor gave up instead of registering again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn executors_outlive_a_scheduler_that_is_gone_for_long() {
-    let data = tpch::data().await;
-    let mut cluster = Cluster::start_with(2, &[data]).await;
+    let mut cluster = tpch::cluster(2).await;
     let connection = cluster.connect().await;
-    tpch::create_tables(&connection, data).await;
     let query = tpch::start_endless(&connection).await;
     cluster.kill_scheduler();
     drop((query, connection));
@@ -47,10 +46,7 @@ async fn executors_outlive_a_scheduler_that_is_gone_for_long() {
     cluster.await_executors(2).await;
     assert_eq!(cluster.slots_used().await, 0);
     assert_eq!(cluster.work_dirs().len(), 2, "files of forgotten tasks stay: {:?}", cluster.work_dirs());
-    let connection = cluster.connect().await;
-    connection.collect("SET windlass.engine = 'staged'").await.unwrap();
-    let counted = rows::cells(&connection.collect("SELECT count(*) FROM nation").await.unwrap());
-    assert_eq!(counted, [["25"]]);
+    assert_eq!(cells(&cluster.session("staged").await, "SELECT count(*) FROM nation").await, [["25"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,7 @@ async fn run_all(engine: &str, executors: usize) {
     fixtures::evolving(&cluster.data().join("evolving"));
     fixtures::variants(&cluster.data().join("variants"));
     fixtures::clashing(&cluster.data().join("clashing"));
+    fixtures::measures(&cluster.data().join("measures"));
     let setup = cluster.connect().await;
     let location = cluster.data().join("events");
     setup.collect(&format!("CREATE EXTERNAL TABLE events STORED AS PARQUET LOCATION '{}'", location.display())).await.unwrap();

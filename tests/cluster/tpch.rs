@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use datafusion::prelude::SessionContext;
 use tokio::sync::OnceCell;
 use windlass_client::{Connection, RunningQuery, tpch};
-use windlass_tests::{Cluster, rows};
+use windlass_tests::cluster::{Cluster, Options};
+use windlass_tests::rows;
+use windlass_tests::sql::cells;
 
 /// The data set, generated once per test run and kept beside the binaries, since it depends on nothing but the scale.
 pub async fn data() -> &'static Path {
@@ -23,13 +25,31 @@ pub async fn data() -> &'static Path {
     .await
 }
 
-/// Makes the eight tables in the connection's database.
-pub async fn create_tables(connection: &Connection, data: &Path) {
+async fn create_tables(connection: &Connection, data: &Path) {
     for table in tpch::TABLES {
         for statement in table.ddl(data) {
             connection.collect(&statement).await.unwrap();
         }
     }
+}
+
+/// A cluster with so many executors of one slot and the eight tables.
+pub async fn cluster(executors: usize) -> Cluster {
+    cluster_as(Options { executors, ..Options::default() }).await
+}
+
+/// A cluster as described, with the eight tables.
+pub async fn cluster_as(mut options: Options) -> Cluster {
+    let data = data().await;
+    options.locations.push(data.to_owned());
+    let cluster = Cluster::start_as(options).await;
+    create_tables(&cluster.connect().await, data).await;
+    cluster
+}
+
+/// The text of a query.
+pub fn query(name: &str) -> &'static str {
+    tpch::queries().into_iter().find(|(query, _)| *query == name).unwrap().1
 }
 
 /// A query that nobody waits to the end for.
@@ -52,10 +72,8 @@ pub fn answer(query: &str) -> Vec<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_gives_the_rows_of_duckdb_and_of_one_process() {
-    let data = data().await;
-    let cluster = Cluster::start_with(2, &[data]).await;
+    let (data, cluster) = (data().await, cluster(2).await);
     let connection = cluster.connect().await;
-    create_tables(&connection, data).await;
     let one_process = SessionContext::new();
     for table in tpch::TABLES {
         let statement = format!("CREATE EXTERNAL TABLE {} STORED AS PARQUET LOCATION '{}/'", table.name, data.join(table.name).display());
@@ -63,7 +81,7 @@ async fn a_cluster_gives_the_rows_of_duckdb_and_of_one_process() {
     }
 
     for (query, sql) in tpch::queries() {
-        let got = rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{query}: {error}")));
+        let got = cells(&connection, sql).await;
         rows::assert_same(&format!("{query} against DuckDB"), &got, &answer(query));
         let single = one_process.sql(sql).await.unwrap().collect().await.unwrap();
         rows::assert_same(&format!("{query} against one process"), &got, &rows::cells(&single));

@@ -1,14 +1,13 @@
 //! Statements that write: all rows or none, whatever dies meanwhile; files that other programs understand.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use windlass_client::Connection;
-use windlass_tests::cluster::Cluster;
-use windlass_tests::rows;
+use windlass_tests::fixtures::files_below;
+use windlass_tests::sql::cells;
+use windlass_tests::{Cluster, rows};
 
 use crate::tpch;
 
@@ -21,35 +20,6 @@ const GONE_AFTER: Duration = Duration::from_secs(40);
 /// Rows per batch: few, so that a write lasts long enough to be hit in its middle.
 const BATCH_ROWS: usize = 64;
 
-async fn session(cluster: &Cluster, engine: &str) -> Connection {
-    let connection = cluster.connect().await;
-    connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
-    connection
-}
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
-async fn cluster(executors: usize) -> Cluster {
-    let data = tpch::data().await;
-    let cluster = Cluster::start_with(executors, &[data]).await;
-    tpch::create_tables(&cluster.connect().await, data).await;
-    cluster
-}
-
-/// Files as an object store sees them: one that was never completed, `name#1` on a disk, is none.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
-            true => files.extend(files_below(&entry.path())),
-            false => files.extend((!entry.path().to_string_lossy().contains('#')).then(|| entry.path())),
-        }
-    }
-    files
-}
-
 /// What every copy of lineitem must have.
 const DIGEST: &str = "count(*), count(DISTINCT l_orderkey * 10 + l_linenumber), sum(l_quantity), min(l_shipdate), max(l_comment)";
 
@@ -57,7 +27,7 @@ const DIGEST: &str = "count(*), count(DISTINCT l_orderkey * 10 + l_linenumber), 
 async fn ten_thousand_partitions_in_one_insert() {
     let cluster = Cluster::start(2).await;
     for engine in ["staged", "pipelined"] {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         let (source, table) = (format!("numbers_{engine}"), format!("parts_{engine}"));
         cells(&connection, &format!("CREATE TABLE {source} AS SELECT value AS v FROM generate_series(1, 50000)")).await;
         cells(&connection, &format!("CREATE TABLE {table} (v BIGINT) PARTITIONED BY (k INT)")).await;
@@ -79,7 +49,7 @@ async fn ten_thousand_partitions_in_one_insert() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_what_hive_and_others_expect() {
     let cluster = Cluster::start(1).await;
-    let connection = session(&cluster, "staged").await;
+    let connection = cluster.session("staged").await;
     cells(&connection, "CREATE TABLE t (v INT, s STRING) PARTITIONED BY (k STRING, d DATE)").await;
     cells(&connection, "INSERT INTO t VALUES (1, 'x', 'a/b c', '2024-01-01'), (2, NULL, NULL, NULL), (3, 'z', '50%', NULL)").await;
     let root = cluster.data().join("warehouse/t");
@@ -107,7 +77,7 @@ async fn writers_of_one_table_do_not_lose_each_others_rows() {
     let cluster = Cluster::start(2).await;
     cells(&cluster.connect().await, "CREATE TABLE t (v BIGINT) PARTITIONED BY (k BIGINT)").await;
     let write = async |writer: u64| {
-        let connection = session(&cluster, ["local", "staged", "pipelined"][writer as usize % 3]).await;
+        let connection = cluster.session(["local", "staged", "pipelined"][writer as usize % 3]).await;
         cells(&connection, &format!("INSERT INTO t VALUES ({writer}, {})", writer % 3)).await
     };
     futures::future::join_all((0..20).map(write)).await;
@@ -116,11 +86,11 @@ async fn writers_of_one_table_do_not_lose_each_others_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_dies_while_it_writes() {
-    let mut cluster = cluster(3).await;
+    let mut cluster = tpch::cluster(3).await;
     let watcher = cluster.connect().await;
     let expected = cells(&watcher, &format!("SELECT {DIGEST} FROM lineitem")).await;
     for (attempt, engine) in ["staged", "pipelined", "staged", "pipelined"].into_iter().enumerate() {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
         let table = format!("copy_{attempt}");
         let sql = format!("CREATE TABLE {table} PARTITIONED BY (l_shipmode) AS SELECT * FROM lineitem");
@@ -153,8 +123,8 @@ async fn an_executor_dies_while_it_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scheduler_that_dies_before_the_commit_leaves_nothing_to_see() {
-    let mut cluster = cluster(2).await;
-    let connection = session(&cluster, "staged").await;
+    let mut cluster = tpch::cluster(2).await;
+    let connection = cluster.session("staged").await;
     cells(&connection, "CREATE TABLE t (l_orderkey BIGINT) PARTITIONED BY (l_shipmode STRING)").await;
     cells(&connection, "INSERT INTO t VALUES (1, 'AIR')").await;
     connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
@@ -162,7 +132,7 @@ async fn a_scheduler_that_dies_before_the_commit_leaves_nothing_to_see() {
         "CREATE TABLE made PARTITIONED BY (l_shipmode) AS SELECT * FROM lineitem",
         "INSERT OVERWRITE t SELECT l_orderkey, l_shipmode FROM lineitem",
     ] {
-        let connection = session(&cluster, "staged").await;
+        let connection = cluster.session("staged").await;
         connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
         let before = files_below(&cluster.data().join("warehouse")).len();
         let write = tokio::spawn(async move { connection.collect(sql).await });
@@ -187,9 +157,9 @@ async fn a_scheduler_that_dies_before_the_commit_leaves_nothing_to_see() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_write_leaves_nothing_to_see() {
-    let cluster = cluster(2).await;
+    let cluster = tpch::cluster(2).await;
     for engine in ["staged", "pipelined", "local"] {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
         let table = format!("cancelled_{engine}");
         let query = connection.start(&format!("CREATE TABLE {table} PARTITIONED BY (l_shipmode) AS SELECT * FROM lineitem")).await.unwrap();

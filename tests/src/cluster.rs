@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use windlass_client::{Connection, Credentials};
 
 use crate::rows;
+use crate::sql::cells;
 
 /// How long anything the harness waits for may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -114,6 +115,22 @@ impl Cluster {
     /// A new anonymous session.
     pub async fn connect(&self) -> Connection {
         Connection::connect(&self.uri, self.anonymous()).await.unwrap()
+    }
+
+    /// A new anonymous session whose queries run on an engine.
+    pub async fn session(&self, engine: &str) -> Connection {
+        let connection = self.connect().await;
+        cells(&connection, &format!("SET windlass.engine = '{engine}'")).await;
+        connection
+    }
+
+    /// What a column of the records says of the last query whose text contains this.
+    pub async fn record(&self, column: &str, part: &str) -> String {
+        let sql = format!(
+            "SELECT {column} FROM system.runtime.queries WHERE query LIKE '%{part}%' AND query NOT LIKE '%runtime.queries%' \
+             ORDER BY created DESC LIMIT 1"
+        );
+        self.value(&sql).await.unwrap()
     }
 
     /// The certificate of the authority that clients of a cluster with TLS must trust. It and what it signed are for tests only.

@@ -1,7 +1,7 @@
-//! Small Parquet tables with known content, written the way other systems lay them out.
+//! Small Parquet tables with known content, written the way other systems lay them out, and the files of tables.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -89,6 +89,19 @@ pub fn clashing(root: &Path) {
     write(&root.join("b.parquet"), &RecordBatch::try_from_iter([("x", date)]).unwrap());
 }
 
+/// Writes `measures` under `root`: three files of numbers `d`, of which the first two hold a NaN each, that of the second with its sign set.
+pub fn measures(root: &Path) {
+    for (file, values) in [[Some(1.0), Some(f64::NAN), None], [Some(5.0), Some(-f64::NAN), Some(-0.0)], [Some(9.0), Some(0.0), Some(8.0)]]
+        .into_iter()
+        .enumerate()
+    {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values((0..3).map(|row| file as i64 * 3 + row)));
+        let values: ArrayRef = Arc::new(Float64Array::from(values.to_vec()));
+        let rows = RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("d", values, true)]);
+        write(&root.join(format!("{file}.parquet")), &rows.unwrap());
+    }
+}
+
 /// Writes `numbers` under `root`: `n` = 0, 1, .. over `files` files of `rows` rows each, and `k` = n % 1000.
 pub fn numbers(root: &Path, files: i64, rows: i64) {
     for file in 0..files {
@@ -105,4 +118,16 @@ pub fn write(path: &Path, rows: &RecordBatch) {
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), rows.schema(), None).unwrap();
     writer.write(rows).unwrap();
     writer.close().unwrap();
+}
+
+/// The files below a directory as an object store sees them: one that was never completed, `name#1` on a disk, is none.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => files.extend(files_below(&entry.path())),
+            false => files.extend((!entry.path().to_string_lossy().contains('#')).then(|| entry.path())),
+        }
+    }
+    files
 }
