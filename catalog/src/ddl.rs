@@ -4,12 +4,15 @@
 //! types and the query of a view are sqlparser's; the clauses around them are parsed here, because sqlparser knows no `MSCK`, no
 //! partition predicates and no clause order but its own.
 //!
-//! Reading order: [`statement`] (what can be said, and how it is printed), `parse` (the grammar), `cursor` (tokens with positions), `storage` (formats),
-//! `call` (procedures), `versions` (tables as they were), [`types`] (SQL types to Arrow and back).
+//! Reading order: [`statement`] (what can be said), `display` (how it is printed), `parse` (the grammar), `cursor` (tokens with positions),
+//! `storage` (formats), `pattern` (of names), `call` (procedures), `versions` (tables as they were), [`types`] (SQL types to Arrow and
+//! back).
 
 mod call;
 mod cursor;
+mod display;
 mod parse;
+mod pattern;
 pub mod statement;
 mod storage;
 #[cfg(test)]
@@ -23,9 +26,10 @@ use windlass_proto::Kind;
 
 pub use call::{Call, parse_call};
 pub use parse::{key_type, parse};
+pub use pattern::Pattern;
 pub use statement::{
     Age, Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, Crawl, CreateDatabase, CreateMaterializedView, CreateTable,
-    CreateView, DatabaseName, DdlStatement, Key, NewPartitionSpec, Noun, PartitionValue, PartitionValues, Pattern, RefreshView, RepairMode,
+    CreateView, DatabaseName, DdlStatement, Key, Like, NewPartitionSpec, Noun, PartitionValue, PartitionValues, RefreshView, RepairMode,
     TableName, Vacuum, ViewColumn,
 };
 pub use versions::{BAD_RECORDS_OF, CHANGES_SINCE_JOB, TIMESTAMP_AS_OF, VERSION_AS_OF, rewrite_versions};

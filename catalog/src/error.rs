@@ -97,6 +97,7 @@ impl Error {
             Self::Unsupported(_) => Kind::Unsupported,
             Self::Exhausted(_) => Kind::Exhausted,
             Self::Denied(_) => Kind::Denied,
+            Self::Store { cause, .. } if is_full(cause) => Kind::Exhausted,
             Self::Conflict { .. } | Self::Advanced { .. } | Self::Abandoned { .. } | Self::Store { .. } => Kind::Unavailable,
             Self::ObjectStore { cause, .. } => match cause {
                 object_store::Error::NotFound { .. } => Kind::NotFound,
@@ -107,6 +108,11 @@ impl Error {
             Self::Internal(_) => Kind::Internal,
         }
     }
+}
+
+/// Whether the disk that holds the catalog has no room: SQLite's code for it.
+fn is_full(cause: &sqlx::Error) -> bool {
+    cause.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "13")
 }
 
 impl From<Error> for datafusion::error::DataFusionError {

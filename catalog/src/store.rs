@@ -13,11 +13,12 @@ mod decoded;
 mod filter;
 mod garbage;
 mod materialized;
+mod partitions;
+mod tables;
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::future::Future;
-use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -27,27 +28,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::Utc;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::reader::StreamReader;
-use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::common::ScalarValue;
-use futures::TryStreamExt;
 use moka::future::Cache;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{ConnectOptions, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, SqlitePool};
 use tracing::Instrument;
 
-use self::contents::{Changes, Target};
 use self::decoded::DecodedStatistics;
 use crate::catalog::{
-    AnalyzedPartition, Bookmark, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, KEYS_MAX, KeyType, MaterializedView,
-    NewContents, NewPartition, NewTable, Partition, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary,
-    Totals, ViewDefinition,
+    AnalyzedPartition, Bookmark, Catalog, Contents, DEFAULT_DATABASE, DataFile, Database, FilesDigest, MaterializedView, NewContents,
+    NewTable, PartitionList, Residual, ScanContents, TableChange, TableKind, TableMeta, TableSummary, Totals,
 };
 use crate::commit::{Cause, Commit, EndedWrite, Expired, Moment, Write, WriteIntent};
 use crate::error::{Error, Result};
-use crate::keys::decode_decimal;
 use crate::predicate::KeyPredicate;
 
 /// Connections that read at once; further readers wait.
@@ -62,8 +55,6 @@ const TABLES_CACHED_MAX: u64 = 10_000;
 const ROWS_BUFFERED: usize = 1024;
 /// Page cache of a connection, in KiB. The default of 2 MiB thrashes when rows enter four indexes out of order.
 const PAGE_CACHE_KIB: i64 = 32 * 1024;
-/// Partitions whose keys are tested at once for what the store cannot be asked.
-const RESIDUAL_BATCH: usize = 8192;
 /// What the write-ahead log keeps on disk after a large commit, in bytes.
 const LOG_BYTES_MAX: i64 = 64 * 1024 * 1024;
 
@@ -198,7 +189,7 @@ impl Catalog for SqliteCatalog {
         let rows = rows.bind(database).fetch_all(&self.readers).await.map_err(failed(action))?;
         let summary = |row: &SqliteRow| {
             let get = |index: usize| row.try_get::<String, _>(index).map_err(failed(action));
-            Ok(TableSummary { database: get(0)?, name: get(1)?, kind: table_kind(&get(2)?)? })
+            Ok(TableSummary { database: get(0)?, name: get(1)?, kind: tables::table_kind(&get(2)?)? })
         };
         rows.iter().map(summary).collect()
     }
@@ -215,7 +206,7 @@ impl Catalog for SqliteCatalog {
         }
         let mut connection = self.readers.acquire().await.map_err(failed(action))?;
         // Another version than we asked for, or none at all, is right too: it is the newer truth.
-        let Some(table) = load_table(&mut connection, key.0).await? else {
+        let Some(table) = tables::load(&mut connection, key.0).await? else {
             return Ok(None);
         };
         self.tables.insert((table.id, table.version), Arc::clone(&table)).await;
@@ -225,7 +216,7 @@ impl Catalog for SqliteCatalog {
     async fn create_table(&self, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
         let cause = cause.clone();
         self.write("create a table", Names::Change, move |connection| {
-            Box::pin(async move { create_table(connection, table, contents, &cause).await })
+            Box::pin(async move { tables::create(connection, table, contents, &cause).await })
         })
         .await
     }
@@ -234,15 +225,17 @@ impl Catalog for SqliteCatalog {
         let names = if matches!(change, TableChange::Rename { .. }) { Names::Change } else { Names::Stay };
         let (table, cause) = (table.clone(), cause.clone());
         self.write("change a table", names, move |connection| {
-            Box::pin(async move { change_table(connection, &table, &cause, change).await })
+            Box::pin(async move { tables::change(connection, &table, &cause, change).await })
         })
         .await
     }
 
     async fn drop_table(&self, table: &TableMeta, cause: &Cause) -> Result<()> {
         let (table, cause) = (table.clone(), cause.clone());
-        self.write("drop a table", Names::Change, move |connection| Box::pin(async move { drop_table(connection, &table, &cause).await }))
-            .await
+        self.write("drop a table", Names::Change, move |connection| {
+            Box::pin(async move { tables::forget(connection, &table, &cause).await })
+        })
+        .await
     }
 
     async fn begin_write(&self, intent: WriteIntent) -> Result<()> {
@@ -373,8 +366,8 @@ impl Catalog for SqliteCatalog {
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList> {
         // A transaction, so that the partitions and their number are of one moment.
         let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
-        let total = totals(&mut snapshot, table).await?.partitions;
-        let (partitions, truncated) = partitions(&mut snapshot, table, predicate, None, limit).await?;
+        let total = partitions::totals(&mut snapshot, table).await?.partitions;
+        let (partitions, truncated) = partitions::list(&mut snapshot, table, predicate, None, limit).await?;
         Ok(PartitionList { partitions, total, truncated })
     }
 
@@ -386,8 +379,8 @@ impl Catalog for SqliteCatalog {
         limit: usize,
     ) -> Result<ScanContents> {
         let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
-        let totals = totals(&mut snapshot, table).await?;
-        let (partitions, truncated) = partitions(&mut snapshot, table, predicate, residual, limit).await?;
+        let totals = partitions::totals(&mut snapshot, table).await?;
+        let (partitions, truncated) = partitions::list(&mut snapshot, table, predicate, residual, limit).await?;
         let ids = partitions.iter().map(|partition| partition.id).collect::<Vec<_>>();
         let (files, analyzed) = match (truncated, table.as_of) {
             (true, _) => Default::default(),
@@ -415,7 +408,7 @@ impl Catalog for SqliteCatalog {
 
     async fn totals(&self, table: &TableMeta) -> Result<Totals> {
         let mut connection = self.readers.acquire().await.map_err(failed("read the size of a table"))?;
-        totals(&mut connection, table).await
+        partitions::totals(&mut connection, table).await
     }
 }
 
@@ -438,6 +431,14 @@ fn pool_options(connections_max: u32) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        // SQLite itself ends a transaction for which its disk has no room, and the rollback that follows fails: such a connection would
+        // believe in that transaction for ever.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                connection.ping().await?;
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<()> {
@@ -485,311 +486,6 @@ async fn reserve_ids(connection: &mut SqliteConnection, count: usize) -> Result<
     let count = integer(count as u64);
     let first = sqlx::query_scalar("UPDATE sequence SET next_id = next_id + ?1 RETURNING next_id - ?1").bind(count);
     first.fetch_one(connection).await.map_err(failed("reserve ids"))
-}
-
-async fn check_database(connection: &mut SqliteConnection, name: &str) -> Result<()> {
-    let found = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM databases WHERE name = ?1)").bind(name);
-    if found.fetch_one(connection).await.map_err(failed("look up a database"))? {
-        return Ok(());
-    }
-    Err(Error::NotFound { what: "database", name: name.to_owned() })
-}
-
-async fn create_table(connection: &mut SqliteConnection, table: NewTable, mut contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
-    let action = "create a table";
-    if table.keys.len() > KEYS_MAX {
-        let (name, keys) = (&table.name, table.keys.len());
-        return Err(Error::Invalid(format!("table '{name}' has {keys} partition keys; at most {KEYS_MAX} are possible")));
-    }
-    check_database(connection, &table.database).await?;
-    let id = reserve_ids(connection, 1).await?;
-    let insert = sqlx::query(
-        "INSERT INTO tables (id, database, name, kind, location, schema_ipc, keys_json, comment, properties_json, version, created_ms,
-             storage_json)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11)",
-    );
-    let insert = insert.bind(id).bind(&table.database).bind(&table.name).bind(table.kind.name()).bind(&table.location);
-    let insert = insert.bind(encode_schema(&table.schema)?).bind(to_json(&table.keys)?).bind(&table.comment);
-    let committed_ms = Utc::now().timestamp_millis();
-    let insert = insert.bind(to_json(&table.properties)?).bind(committed_ms).bind(to_json(&table.storage)?);
-    let name = format!("{}.{}", table.database, table.name);
-    insert.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
-
-    if let Some(view) = &table.view {
-        put_view(connection, id, view).await?;
-    }
-    if table.kind != TableKind::View && table.keys.is_empty() && contents.add_partitions.is_empty() {
-        contents.add_partitions.push(NewPartition { values: vec![], location: table.location.clone(), files: vec![] });
-    }
-    let target = Target { table_id: id, keys: &table.keys, version: 1, committed_ms, owns_files: table.kind.owns_files() };
-    let changes = contents::apply(connection, &target, contents).await?;
-    commits::record(connection, id, 1, committed_ms, cause, changes).await?;
-    reload_table(connection, id).await
-}
-
-/// Forgets a table, but not its history. Files that are ours are garbage.
-async fn drop_table(connection: &mut SqliteConnection, table: &TableMeta, cause: &Cause) -> Result<()> {
-    let now = Utc::now().timestamp_millis();
-    garbage::list_tables(connection, &table.database, Some(table.id), now).await?;
-    commits::bury(connection, &table.database, Some(table.id), now, cause).await?;
-    let dropped = sqlx::query("DELETE FROM tables WHERE id = ?1").bind(table.id).execute(connection).await;
-    match dropped.map_err(failed("drop a table"))?.rows_affected() {
-        0 => Err(Error::NotFound { what: noun(table.kind), name: qualified(table) }),
-        _ => Ok(()),
-    }
-}
-
-async fn change_table(connection: &mut SqliteConnection, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>> {
-    let action = "change a table";
-    let version = table.version + 1;
-    let raise = sqlx::query("UPDATE tables SET version = version + 1 WHERE id = ?1 AND version = ?2").bind(table.id).bind(table.version);
-    if raise.execute(&mut *connection).await.map_err(failed(action))?.rows_affected() == 0 {
-        return Err(match load_table(connection, table.id).await? {
-            Some(_) => Error::Conflict { table: qualified(table) },
-            None => Error::NotFound { what: noun(table.kind), name: qualified(table) },
-        });
-    }
-    let committed_ms = commits::next_moment(connection, table.id).await?;
-    let mut changes = Changes::default();
-    match change {
-        TableChange::Rename { database, name } => {
-            check_database(connection, &database).await?;
-            let update = sqlx::query("UPDATE tables SET database = ?2, name = ?3 WHERE id = ?1").bind(table.id).bind(&database).bind(&name);
-            let name = format!("{database}.{name}");
-            update.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
-        }
-        TableChange::Columns(schema) => put_schema(connection, table.id, &schema).await?,
-        TableChange::Storage(storage) => {
-            let update = sqlx::query("UPDATE tables SET storage_json = ?2 WHERE id = ?1").bind(table.id).bind(to_json(&storage)?);
-            update.execute(&mut *connection).await.map_err(failed(action))?;
-        }
-        TableChange::Keys(keys) => {
-            let update = sqlx::query("UPDATE tables SET keys_json = ?2 WHERE id = ?1").bind(table.id).bind(to_json(&keys)?);
-            update.execute(&mut *connection).await.map_err(failed(action))?;
-        }
-        TableChange::Comment(comment) => {
-            let update = sqlx::query("UPDATE tables SET comment = ?2 WHERE id = ?1").bind(table.id).bind(&comment);
-            update.execute(&mut *connection).await.map_err(failed(action))?;
-        }
-        TableChange::Location(location) => {
-            let update = sqlx::query("UPDATE tables SET location = ?2 WHERE id = ?1").bind(table.id).bind(&location);
-            update.execute(&mut *connection).await.map_err(failed(action))?;
-            if table.keys.is_empty() {
-                let update = sqlx::query("UPDATE partitions SET location = ?2 WHERE table_id = ?1").bind(table.id).bind(&location);
-                update.execute(&mut *connection).await.map_err(failed(action))?;
-            }
-        }
-        TableChange::Properties(changes) => {
-            let mut properties = table.properties.clone();
-            for (name, value) in changes {
-                match value {
-                    Some(value) => drop(properties.insert(name, value)),
-                    None => drop(properties.remove(&name)),
-                }
-            }
-            let update = sqlx::query("UPDATE tables SET properties_json = ?2 WHERE id = ?1").bind(table.id).bind(to_json(&properties)?);
-            update.execute(&mut *connection).await.map_err(failed(action))?;
-        }
-        TableChange::View { view, schema } => {
-            put_schema(connection, table.id, &schema).await?;
-            put_view(connection, table.id, &view).await?;
-        }
-        TableChange::Contents(contents) => {
-            let owns_files = table.kind.owns_files();
-            let target = Target { table_id: table.id, keys: &table.keys, version, committed_ms, owns_files };
-            changes = contents::apply(connection, &target, contents).await?;
-        }
-    }
-    commits::record(connection, table.id, version, committed_ms, cause, changes).await?;
-    reload_table(connection, table.id).await
-}
-
-async fn put_schema(connection: &mut SqliteConnection, table_id: i64, schema: &SchemaRef) -> Result<()> {
-    let update = sqlx::query("UPDATE tables SET schema_ipc = ?2 WHERE id = ?1").bind(table_id).bind(encode_schema(schema)?);
-    update.execute(connection).await.map_err(failed("change columns"))?;
-    Ok(())
-}
-
-async fn put_view(connection: &mut SqliteConnection, table_id: i64, view: &ViewDefinition) -> Result<()> {
-    let put = sqlx::query("INSERT OR REPLACE INTO views (table_id, query, default_database, dialect) VALUES (?1, ?2, ?3, ?4)");
-    let put = put.bind(table_id).bind(&view.sql).bind(&view.default_database).bind(view.dialect.to_string());
-    put.execute(connection).await.map_err(failed("write a view"))?;
-    Ok(())
-}
-
-async fn reload_table(connection: &mut SqliteConnection, id: i64) -> Result<Arc<TableMeta>> {
-    let table = load_table(connection, id).await?;
-    table.ok_or_else(|| Error::Internal(format!("table {id} vanished inside its own transaction")))
-}
-
-async fn load_table(connection: &mut SqliteConnection, id: i64) -> Result<Option<Arc<TableMeta>>> {
-    let action = "read a table";
-    let query = sqlx::query(
-        "SELECT t.*, v.query, v.default_database, v.dialect FROM tables AS t LEFT JOIN views AS v ON v.table_id = t.id WHERE t.id = ?1",
-    );
-    let Some(row) = query.bind(id).fetch_optional(connection).await.map_err(failed(action))? else {
-        return Ok(None);
-    };
-    let text = |column: &str| row.try_get::<String, _>(column).map_err(failed(action));
-    let optional_text = |column: &str| row.try_get::<Option<String>, _>(column).map_err(failed(action));
-    let number = |column: &str| row.try_get::<i64, _>(column).map_err(failed(action));
-    let view = match (optional_text("query")?, optional_text("default_database")?, optional_text("dialect")?) {
-        (Some(sql), Some(default_database), Some(dialect)) => {
-            let dialect =
-                dialect.parse().map_err(|_| Error::Internal(format!("the catalog holds a view of unknown dialect '{dialect}'")))?;
-            Some(ViewDefinition { sql, default_database, dialect })
-        }
-        _ => None,
-    };
-    Ok(Some(Arc::new(TableMeta {
-        id,
-        database: text("database")?,
-        name: text("name")?,
-        kind: table_kind(&text("kind")?)?,
-        location: text("location")?,
-        schema: decode_schema(row.try_get("schema_ipc").map_err(failed(action))?)?,
-        keys: from_json(&text("keys_json")?)?,
-        comment: optional_text("comment")?,
-        properties: from_json(&text("properties_json")?)?,
-        storage: from_json(&text("storage_json")?)?,
-        view,
-        version: number("version")?,
-        created_ms: number("created_ms")?,
-        as_of: None,
-        delta: None,
-    })))
-}
-
-async fn totals(connection: &mut SqliteConnection, table: &TableMeta) -> Result<Totals> {
-    let action = "read the size of a table";
-    if let Some(version) = table.as_of {
-        return commits::totals_as_of(connection, table, version).await;
-    }
-    let sums = sqlx::query("SELECT partition_count, file_count, byte_count, row_count, uncounted_files FROM tables WHERE id = ?1");
-    let row = sums.bind(table.id).fetch_optional(connection).await.map_err(failed(action))?;
-    let row = row.ok_or_else(|| Error::NotFound { what: "table", name: qualified(table) })?;
-    let get = |index: usize| row.try_get::<i64, _>(index).map(count).map_err(failed(action));
-    let rows = (get(4)? == 0).then_some(get(3)?);
-    Ok(Totals { partitions: get(0)?, files: get(1)?, bytes: get(2)?, rows })
-}
-
-/// Partitions that `predicate` and `residual` keep, at most `limit`, and whether there are more.
-async fn partitions(
-    connection: &mut SqliteConnection,
-    table: &TableMeta,
-    predicate: &KeyPredicate,
-    residual: Option<Residual<'_>>,
-    limit: usize,
-) -> Result<(Vec<Partition>, bool)> {
-    let (mut query, complete) = partitions_query(table, predicate)?;
-    if complete && residual.is_none() {
-        // One more than asked for, which tells whether there are more.
-        query.push(" LIMIT ").push_bind(integer(limit as u64).saturating_add(1));
-    }
-    let mut rows = query.build().fetch(connection).map_err(failed("read partitions"));
-    let (mut kept, mut batch) = (Vec::new(), Vec::new());
-    loop {
-        let row = rows.try_next().await?;
-        let ended = row.is_none();
-        if let Some(row) = row {
-            let partition = decode_partition(&row, table)?;
-            if complete || predicate.evaluate(&partition.values) {
-                batch.push(partition);
-            }
-        }
-        // No larger than what is missing, so that no more is read than that when everything is kept.
-        let batch_max = RESIDUAL_BATCH.min((limit - kept.len()).saturating_add(1));
-        if batch.len() >= batch_max || ended {
-            let batch = mem::take(&mut batch);
-            kept.extend(match residual {
-                Some(residual) => residual(batch)?,
-                None => batch,
-            });
-            if kept.len() > limit {
-                kept.truncate(limit);
-                return Ok((kept, true));
-            }
-            if ended {
-                return Ok((kept, false));
-            }
-        }
-    }
-}
-
-/// The one query that lists partitions, and whether it says all that the predicate says.
-fn partitions_query(table: &TableMeta, predicate: &KeyPredicate) -> Result<(QueryBuilder<Sqlite>, bool)> {
-    let columns: String = (0..table.keys.len()).map(|position| format!(", k{position}")).collect();
-    let Some(version) = table.as_of else {
-        let mut query = QueryBuilder::new("SELECT id, name, location, file_count, byte_count, row_count, uncounted_files");
-        query.push(&columns).push(" FROM partitions WHERE removed = 0 AND table_id = ").push_bind(table.id);
-        let complete = filter::push_condition(&mut query, &table.keys, predicate)?;
-        // The index on the keys begins with `table_id`; with it in front, the order of that index is the order asked for.
-        query.push(" ORDER BY table_id").push(columns);
-        return Ok((query, complete));
-    };
-    // Those that still are there are found by their keys, those that went since by when they went. The counters tell of now.
-    let mut query = QueryBuilder::new("WITH past AS (");
-    let mut complete = true;
-    for (branch, gone) in [("", "removed = 0"), (" UNION ALL ", "removed > ")] {
-        query.push(branch).push("SELECT * FROM partitions WHERE ").push(gone);
-        if !branch.is_empty() {
-            query.push_bind(version);
-        }
-        query.push(" AND added <= ").push_bind(version).push(" AND table_id = ").push_bind(table.id);
-        complete &= filter::push_condition(&mut query, &table.keys, predicate)?;
-    }
-    query.push(") SELECT p.id, p.name, p.location, count(f.url), coalesce(sum(f.size), 0), coalesce(sum(f.row_count), 0),");
-    query.push(" count(f.url) - count(f.row_count)").push(&columns);
-    query.push(" FROM past AS p LEFT JOIN files AS f ON f.partition_id = p.id AND f.added <= ").push_bind(version);
-    query.push(" AND (f.removed = 0 OR f.removed > ").push_bind(version).push(") GROUP BY p.id ORDER BY p.table_id").push(columns);
-    Ok((query, complete))
-}
-
-fn decode_partition(row: &SqliteRow, table: &TableMeta) -> Result<Partition> {
-    let number = |index: usize| row.try_get::<i64, _>(index).map_err(failed("read a partition"));
-    let text = |index: usize| row.try_get::<String, _>(index).map_err(failed("read a partition"));
-    let values = table.keys.iter().zip(7..).map(|(key, index)| decode_key(row, index, key.key_type)).collect::<Result<_>>()?;
-    Ok(Partition {
-        id: number(0)?,
-        values,
-        name: text(1)?,
-        location: text(2)?,
-        files: count(number(3)?),
-        bytes: count(number(4)?),
-        rows: (number(6)? == 0).then_some(count(number(5)?)),
-    })
-}
-
-/// Undoes [`crate::keys::encode`].
-fn decode_key(row: &SqliteRow, index: usize, key_type: KeyType) -> Result<ScalarValue> {
-    let value = match key_type {
-        KeyType::String => row.try_get(index).map(ScalarValue::Utf8),
-        KeyType::Int => row.try_get(index).map(ScalarValue::Int32),
-        KeyType::BigInt => row.try_get(index).map(ScalarValue::Int64),
-        KeyType::Date => row.try_get(index).map(ScalarValue::Date32),
-        KeyType::Timestamp => row.try_get(index).map(|micros| ScalarValue::TimestampMicrosecond(micros, None)),
-        KeyType::Boolean => row.try_get(index).map(ScalarValue::Boolean),
-        KeyType::Decimal(precision, scale) => row.try_get::<Option<&str>, _>(index).and_then(|text| {
-            let decode = |text| decode_decimal(text).ok_or_else(|| sqlx::Error::Decode(format!("'{text}' is no decimal").into()));
-            Ok(ScalarValue::Decimal128(text.map(decode).transpose()?, precision, scale))
-        }),
-    };
-    value.map_err(failed("read a partition key"))
-}
-
-fn table_kind(name: &str) -> Result<TableKind> {
-    TableKind::parse(name).ok_or_else(|| Error::Internal(format!("the catalog holds a table of unknown kind '{name}'")))
-}
-
-/// Schemas are kept as an Arrow IPC stream without batches: a stable format that keeps all types and metadata.
-fn encode_schema(schema: &SchemaRef) -> Result<Vec<u8>> {
-    let encode = || StreamWriter::try_new(Vec::new(), schema)?.into_inner();
-    encode().map_err(|error: ArrowError| Error::Internal(format!("cannot encode a schema: {error}")))
-}
-
-fn decode_schema(bytes: &[u8]) -> Result<SchemaRef> {
-    let reader = StreamReader::try_new(bytes, None);
-    reader.map(|reader| reader.schema()).map_err(|error| Error::Internal(format!("cannot decode a schema: {error}")))
 }
 
 fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String> {

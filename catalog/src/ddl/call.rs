@@ -114,9 +114,13 @@ fn arguments(
     needed: &[&str],
     mut take: impl FnMut(&mut Cursor<'_>, &str) -> Result<()>,
 ) -> Result<()> {
-    c.expect_token(&Token::LParen)?;
+    // Without arguments the parentheses may be left out.
+    let is_bare = matches!(c.nth(0), Token::EOF | Token::SemiColon) && needed.is_empty();
+    if !is_bare {
+        c.expect_token(&Token::LParen)?;
+    }
     let mut seen = Vec::new();
-    while !c.eat_token(&Token::RParen) {
+    while !is_bare && !c.eat_token(&Token::RParen) {
         if !seen.is_empty() {
             c.expect_token(&Token::Comma)?;
         }

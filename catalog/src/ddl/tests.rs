@@ -519,6 +519,7 @@ proptest! {
             properties,
             storage: Storage { format, serde: if format == FileFormat::Parquet { BTreeMap::new() } else { serde }, layout },
             query: None,
+            like: Vec::new(),
         };
         prop_assert_eq!(parse(&table.to_string(), Dialect::Generic), Ok(Some(DdlStatement::CreateTable(table))));
     }

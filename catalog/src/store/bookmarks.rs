@@ -7,7 +7,7 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
 use super::decoded::DecodedStatistics;
-use super::{contents, decode_partition, failed, load_table, noun, partitions, qualified, to_json, totals};
+use super::{contents, failed, noun, partitions, qualified, tables, to_json};
 use crate::catalog::{Bookmark, DataFile, NewContents, Partition, ScanContents, TableMeta};
 use crate::commit::Advance;
 use crate::error::{Error, Result};
@@ -31,11 +31,11 @@ pub(super) async fn new_contents(
 ) -> Result<NewContents> {
     check_name(job)?;
     let gone = || Error::NotFound { what: noun(table.kind), name: qualified(table) };
-    let to = load_table(connection, table.id).await?.ok_or_else(gone)?.version;
+    let to = tables::load(connection, table.id).await?.ok_or_else(gone)?.version;
     let from = version(connection, table.id, job).await?;
-    let totals = totals(connection, table).await?;
+    let totals = partitions::totals(connection, table).await?;
     let Some(since) = from else {
-        let (partitions, truncated) = partitions(connection, table, &KeyPredicate::All, None, limit).await?;
+        let (partitions, truncated) = partitions::list(connection, table, &KeyPredicate::All, None, limit).await?;
         let ids: Vec<_> = partitions.iter().map(|partition| partition.id).collect();
         let files = if truncated { Vec::new() } else { contents::files(connection, decoded, table, &ids).await? };
         return Ok(NewContents { contents: ScanContents { partitions, files, analyzed: Vec::new(), totals, truncated }, from, to });
@@ -102,7 +102,7 @@ async fn partitions_of(connection: &mut SqliteConnection, table: &TableMeta, fil
     let ids: Vec<_> = sums.keys().collect();
     let rows = select.bind(to_json(&ids)?).fetch_all(connection).await.map_err(failed("read partitions"))?;
     let partition = |row: &SqliteRow| {
-        let found = decode_partition(row, table)?;
+        let found = partitions::decode_partition(row, table)?;
         let (files, bytes, rows) = sums.get(&found.id).copied().unwrap_or_default();
         Ok(Partition { files, bytes, rows, ..found })
     };
@@ -131,7 +131,7 @@ pub(super) async fn set(connection: &mut SqliteConnection, table: &TableMeta, jo
         return Ok(());
     };
     let gone = || Error::NotFound { what: noun(table.kind), name: qualified(table) };
-    let newest = load_table(connection, table.id).await?.ok_or_else(gone)?.version;
+    let newest = tables::load(connection, table.id).await?.ok_or_else(gone)?.version;
     if !(1..=newest).contains(&version) {
         return Err(Error::Invalid(format!("table '{}' has no version {version}: the newest is {newest}", qualified(table))));
     }
@@ -152,7 +152,7 @@ pub(super) async fn advance(connection: &mut SqliteConnection, advances: &[Advan
             return Err(Error::Advanced { job: job.clone(), table: table.clone() });
         }
         // The table may be gone by now, and its bookmarks with it.
-        if load_table(connection, *table_id).await?.is_some() {
+        if tables::load(connection, *table_id).await?.is_some() {
             put(connection, *table_id, job, *to).await?;
         }
     }

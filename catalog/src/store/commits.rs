@@ -9,9 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
 use super::contents::{self, Changes, Sums, Target};
-use super::{
-    bookmarks, count, create_table, drop_table, failed, load_table, materialized, noun, partitions, qualified, reload_table, taken, to_json,
-};
+use super::{bookmarks, count, failed, materialized, noun, partitions, qualified, tables, taken, to_json};
 use crate::catalog::{Contents, DataFile, NewTable, TableKind, TableMeta, Totals};
 use crate::commit::{Amount, Cause, Commit, EndedWrite, Moment, Replaces, Write, WriteIntent, by_partition, format_time};
 use crate::error::{Error, Result};
@@ -99,7 +97,7 @@ pub(super) async fn ended(connection: &mut SqliteConnection) -> Result<Vec<Ended
 async fn committed(connection: &mut SqliteConnection, query_id: &str) -> Result<Option<Arc<TableMeta>>> {
     let select = sqlx::query_scalar("SELECT table_id FROM commits WHERE query_id = ?1 LIMIT 1").bind(query_id);
     match select.fetch_optional(&mut *connection).await.map_err(failed("read the history"))? {
-        Some(table_id) => load_table(connection, table_id).await,
+        Some(table_id) => tables::load(connection, table_id).await,
         None => Ok(None),
     }
 }
@@ -110,7 +108,7 @@ pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta,
         return Ok(done);
     }
     let gone = || Error::NotFound { what: noun(table.kind), name: qualified(table) };
-    let now = load_table(connection, table.id).await?.ok_or_else(gone)?;
+    let now = tables::load(connection, table.id).await?.ok_or_else(gone)?;
     check_columns(table, &now)?;
     if write.refresh.is_some() && now.version != table.version {
         // What was computed again was chosen by what the view held.
@@ -131,7 +129,7 @@ pub(super) async fn commit(connection: &mut SqliteConnection, table: &TableMeta,
     let target = Target { table_id: now.id, keys: &now.keys, version, committed_ms, owns_files: true };
     let changes = contents::apply(connection, &target, contents).await?;
     record(connection, now.id, version, committed_ms, &cause, changes).await?;
-    reload_table(connection, now.id).await
+    tables::reload(connection, now.id).await
 }
 
 /// Makes the changes that go with another.
@@ -160,10 +158,10 @@ pub(super) async fn commit_new(
     commit_beside(connection, &mut write).await?;
     let cause = write.cause();
     if let Some(replaced) = replaced {
-        drop_table(connection, &replaced, &cause).await?;
+        tables::forget(connection, &replaced, &cause).await?;
     }
     let add_partitions = by_partition(&table.keys, write.files)?.into_iter().map(|(_, partition)| partition).collect();
-    let made = create_table(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await?;
+    let made = tables::create(connection, table, Contents { add_partitions, ..Contents::default() }, &cause).await?;
     if let Some(refresh) = &write.refresh {
         materialized::put(connection, made.id, Utc::now().timestamp_millis(), refresh).await?;
     }
@@ -219,7 +217,7 @@ async fn replace_partitions(
     contents: &mut Contents,
 ) -> Result<()> {
     let refilled: HashSet<i64> = existing.values().copied().collect();
-    let (replaced, _) = partitions(connection, table, predicate, None, usize::MAX).await?;
+    let (replaced, _) = partitions::list(connection, table, predicate, None, usize::MAX).await?;
     let stays = |id: &i64| table.keys.is_empty() || refilled.contains(id);
     (contents.empty_partitions, contents.remove_partitions) = replaced.into_iter().map(|partition| partition.id).partition(stays);
     Ok(())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use datafusion::common::ScalarValue;
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
-use super::{decode_key, failed, integer, load_table, table_kind, to_json, totals};
+use super::{failed, integer, partitions, tables, to_json};
 use crate::catalog::{Base, MaterializedView, TableMeta};
 use crate::commit::{BaseVersion, Refresh};
 use crate::error::Result;
@@ -51,15 +51,15 @@ pub(super) async fn list(connection: &mut SqliteConnection, over: Option<&[i64]>
         let number = |column: usize| row.try_get::<i64, _>(column).map_err(failed(action));
         let read = BaseVersion { table_id: number(1)?, name: row.try_get(2).map_err(failed(action))?, version: number(3)? };
         let now = match row.try_get::<Option<&str>, _>(4).map_err(failed(action))? {
-            Some(kind) => Some((table_kind(kind)?, number(5)?)),
+            Some(kind) => Some((tables::table_kind(kind)?, number(5)?)),
             None => None,
         };
         bases.entry(number(0)?).or_default().push(Base { read, now });
     }
     let mut views = Vec::with_capacity(found.len());
     for (id, refreshed_ms, repeatable) in found {
-        let Some(view) = load_table(connection, id).await? else { continue };
-        let rows = totals(connection, &view).await?.rows;
+        let Some(view) = tables::load(connection, id).await? else { continue };
+        let rows = partitions::totals(connection, &view).await?.rows;
         views.push(MaterializedView { view, refreshed_ms, repeatable, rows, bases: bases.remove(&id).unwrap_or_default() });
     }
     Ok(views)
@@ -86,6 +86,6 @@ pub(super) async fn changed_partitions(
     );
     let select = sqlx::query(AssertSqlSafe(select)).bind(table.id).bind(since).bind(table.as_of.unwrap_or(table.version));
     let rows = select.fetch_all(connection).await.map_err(failed(action))?;
-    let values = |row| table.keys.iter().enumerate().map(|(place, key)| decode_key(row, place + 1, key.key_type)).collect();
+    let values = |row| table.keys.iter().enumerate().map(|(place, key)| partitions::decode_key(row, place + 1, key.key_type)).collect();
     rows.iter().map(values).collect::<Result<_>>().map(Some)
 }

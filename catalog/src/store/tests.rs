@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use proptest::prelude::*;
 use windlass_engine::Dialect;
 
 use super::*;
-use crate::catalog::{NewFile, PartitionKey};
+use crate::catalog::{KeyType, NewFile, NewPartition, Partition, PartitionKey, ViewDefinition};
 use crate::keys::parse_value;
 use crate::predicate::Comparison;
 
@@ -73,6 +73,23 @@ async fn a_file_keeps_what_was_committed() {
     assert_eq!(partitions[0].name, "dt=2024-01-01/n=-3.50");
     assert_eq!(partitions[0].rows, Some(3));
     assert_eq!(catalog.totals(&found).await.unwrap(), Totals { partitions: 1, files: 1, bytes: 10, rows: Some(3) });
+}
+
+#[tokio::test]
+async fn a_full_disk_costs_the_change_that_meets_it_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = SqliteCatalog::open(&directory.path().join("catalog.db")).await.unwrap();
+    let keys = vec![key("n", KeyType::Int)];
+    let table = catalog.create_table(new_table("t", keys.clone()), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
+    let partitions = || (0..5000).map(|n| partition(&keys, &[&n.to_string()], vec![file(&format!("f{n}"), 10, Some(3))])).collect();
+    // No more pages than there are.
+    sqlx::query("PRAGMA max_page_count = 1").execute(&catalog.writer).await.unwrap();
+    let error = add(&catalog, &table, partitions()).await.unwrap_err();
+    assert_eq!(error.kind(), windlass_proto::Kind::Exhausted, "{error:?}");
+    assert!(all(&catalog, &table).await.is_empty());
+    sqlx::query("PRAGMA max_page_count = 1000000").execute(&catalog.writer).await.unwrap();
+    let table = add(&catalog, &table, partitions()).await.unwrap();
+    assert_eq!(all(&catalog, &table).await.len(), 5000);
 }
 
 #[tokio::test]
@@ -351,7 +368,7 @@ async fn comparisons_of_leading_keys_use_the_index() {
         (KeyPredicate::or([range.clone(), KeyPredicate::IsNull(0)]), "table_id=? AND removed=? AND k0>? AND k0<?"),
         (KeyPredicate::and([day, KeyPredicate::Prefix(1, "eu".to_owned())]), "table_id=? AND removed=? AND k0=? AND k1>? AND k1<?"),
     ] {
-        let (query, complete) = partitions_query(&table, &predicate).unwrap();
+        let (query, complete) = partitions::select(&table, &predicate).unwrap();
         assert!(complete);
         let explain = format!("EXPLAIN QUERY PLAN {}", query.into_string());
         let plan = sqlx::query(sqlx::AssertSqlSafe(explain)).fetch_all(&catalog.readers).await.unwrap();
