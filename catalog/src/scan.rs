@@ -1,20 +1,18 @@
 //! From a table's files to a plan that reads them, and what is said about it.
 
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::DateTime;
-use datafusion::arrow::array::{ArrayRef, BooleanArray, UInt64Array};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::catalog::memory::{DataSourceExec, MemorySourceConfig};
-use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, ColumnStatistics, DFSchema, ScalarValue, Statistics};
+use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
@@ -36,7 +34,9 @@ use url::{Position, Url};
 use crate::analyzed::{add_analyzed, distinct_keys};
 use crate::buckets::Buckets;
 use windlass_engine::annotations::annotations;
+use windlass_engine::bounds::Bounds;
 use windlass_engine::evolution::scanned_type;
+use windlass_engine::file_names::FileNames;
 use windlass_engine::formats::can_be_cut;
 use windlass_engine::pinned;
 
@@ -203,66 +203,13 @@ pub(crate) fn prune_files(state: &dyn Session, schema: &SchemaRef, filters: &[Ex
         let filter = unqualified(conjunction(filters.iter().cloned())?).ok()?;
         let filter = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(schema)).ok()?).ok()?;
         let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(filter)?;
-        predicate.prune(&FileStatistics { schema, files: &files }).ok()
+        predicate.prune(&Bounds { schema, statistics: files.iter().map(|file| &file.statistics).collect() }).ok()
     };
     // A filter that statistics cannot answer keeps everything; it is evaluated on the rows.
     match keeps() {
         Some(keeps) => files.into_iter().zip(keeps).filter_map(|(file, keep)| keep.then_some(file)).collect(),
         None => files,
     }
-}
-
-/// Statistics of files as arrays. Unlike DataFusion's own, it uses inexact bounds, which discovery records only where they are bounds.
-struct FileStatistics<'a> {
-    schema: &'a Schema,
-    files: &'a [ScanFile],
-}
-
-impl FileStatistics<'_> {
-    fn bounds(&self, column: &Column, bound: impl Fn(&ColumnStatistics) -> &Precision<ScalarValue>) -> Option<ArrayRef> {
-        let (index, field) = self.schema.column_with_name(column.name())?;
-        let null = ScalarValue::try_from(field.data_type()).ok()?;
-        let values = self.files.iter().map(|file| {
-            let value = bound(&file.statistics.column_statistics[index]).get_value();
-            value.filter(|value| value.data_type() == *field.data_type()).unwrap_or(&null).clone()
-        });
-        ScalarValue::iter_to_array(values).ok()
-    }
-}
-
-impl PruningStatistics for FileStatistics<'_> {
-    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |statistics| &statistics.min_value)
-    }
-
-    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |statistics| &statistics.max_value)
-    }
-
-    fn num_containers(&self) -> usize {
-        self.files.len()
-    }
-
-    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
-        let (index, _) = self.schema.column_with_name(column.name())?;
-        Some(counts(self.files.iter().map(|file| file.statistics.column_statistics[index].null_count)))
-    }
-
-    fn row_counts(&self) -> Option<ArrayRef> {
-        Some(counts(self.files.iter().map(|file| file.statistics.num_rows)))
-    }
-
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
-    }
-}
-
-fn counts(values: impl Iterator<Item = Precision<usize>>) -> ArrayRef {
-    let exact = |count| match count {
-        Precision::Exact(count) => u64::try_from(count).ok(),
-        Precision::Inexact(_) | Precision::Absent => None,
-    };
-    Arc::new(values.map(exact).collect::<UInt64Array>())
 }
 
 /// The files that are enough for `limit` rows of any kind.
@@ -299,9 +246,14 @@ pub(crate) async fn read_files(
     let base = Url::parse(&table.location).map_err(|error| Error::Internal(format!("location '{}': {error}", table.location)))?;
     let store = &base[..Position::BeforePath];
     let (buckets, sorted_by) = (Buckets::of(table), sorted_by(table));
+    // Of the columns that are read alone: they travel with every file.
+    let is_read = |column: &String| projection.iter().any(|&index| schema.field(index).name() == column);
+    let names = table.delta.iter().flat_map(|version| version.file_names());
+    let names: FileNames = names.filter(|(column, _)| is_read(column)).map(|(column, names)| (column.clone(), names.clone())).collect();
+    let words = if table.delta.is_some() { annotations(&names, None) } else { words };
     let planned = |file: &ScanFile| -> Result<PartitionedFile> {
-        let words = match &table.delta {
-            Some(version) => annotations(version.renamed(), file.file.kept_rows.as_ref()),
+        let words = match &file.file.kept_rows {
+            Some(rows) => annotations(&names, Some(rows)),
             None => words.clone(),
         };
         let planned = PartitionedFile { arrow_schema: words, ..partitioned_file(store, file)? };
@@ -344,6 +296,13 @@ pub(crate) async fn read_files(
 pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[ScanFile]) -> datafusion::error::Result<Statistics> {
     let merged = Statistics::try_merge_iter(files.iter().map(|file| &file.statistics), schema)?;
     let mut merged = if table.kind.owns_files() { merged } else { merged.to_inexact() };
+    // A least or greatest zero may have either sign.
+    for (column, field) in merged.column_statistics.iter_mut().zip(schema.fields()) {
+        if field.data_type().is_floating() {
+            column.min_value = std::mem::take(&mut column.min_value).to_inexact();
+            column.max_value = std::mem::take(&mut column.max_value).to_inexact();
+        }
+    }
     // Those of the files were guessed from bounds, which text does not help with.
     for (key, column) in merged.column_statistics.iter_mut().skip(table.schema.fields().len()).enumerate() {
         column.distinct_count = Precision::Inexact(distinct_keys(files.iter().map(|file| &file.values[key])));

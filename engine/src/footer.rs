@@ -2,9 +2,10 @@
 //!
 //! The catalog asks when files are discovered, writers when they have written one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
@@ -13,6 +14,7 @@ use datafusion::parquet::basic::Type as PhysicalType;
 use datafusion::parquet::file::metadata::ParquetMetaData;
 
 use crate::evolution::FileColumns;
+use crate::nan::leaves_with_nan;
 
 /// Longest text or binary bound kept as a statistic: longer ones fill the catalog and prune no better.
 pub(crate) const BOUND_BYTES_MAX: usize = 128;
@@ -43,7 +45,8 @@ impl Footer {
         let statistics = DFParquetMetadata::statistics_from_parquet_metadata(metadata, &schema)
             .map_err(|error| format!("has statistics that cannot be read: {}", error.strip_backtrace()))?;
         let found = schema.fields().iter().zip(statistics.column_statistics);
-        let columns = found.map(|(field, found)| trusted(metadata, &schema, field, found)).collect();
+        let with_nan = leaves_with_nan(described);
+        let columns = found.map(|(field, found)| trusted(metadata, &schema, field, found, &with_nan)).collect();
         let count = |value: i64| usize::try_from(value).unwrap_or_default();
         Ok(Self {
             rows: metadata.row_groups().iter().map(|group| count(group.num_rows())).sum(),
@@ -84,7 +87,13 @@ impl Footer {
 }
 
 /// Keeps of a column's statistics what holds for every row. DataFusion's summary also speaks when some row groups are silent.
-fn trusted(metadata: &ParquetMetaData, schema: &Schema, field: &Field, found: ColumnStatistics) -> ColumnStatistics {
+fn trusted(
+    metadata: &ParquetMetaData,
+    schema: &Schema,
+    field: &Field,
+    found: ColumnStatistics,
+    with_nan: &BTreeSet<usize>,
+) -> ColumnStatistics {
     let unknown = ColumnStatistics { byte_size: found.byte_size, ..ColumnStatistics::new_unknown() };
     let Some((leaf, _)) = parquet_column(metadata.file_metadata().schema_descr(), schema, field.name()) else {
         return unknown;
@@ -109,16 +118,18 @@ fn trusted(metadata: &ParquetMetaData, schema: &Schema, field: &Field, found: Co
     }
     let bound = |value: Precision<ScalarValue>| match value.get_value() {
         Some(bound) if bounded && !bound.is_null() && bound.size() - size_of::<ScalarValue>() <= BOUND_BYTES_MAX => {
-            // NaN is in no statistics, but is the greatest value.
-            if field.data_type().is_floating() { value.to_inexact() } else { value }
+            // To Bounds, these are none.
+            if with_nan.contains(&leaf) { value.to_inexact() } else { value }
         }
         _ => Precision::Absent,
     };
+    // Of several row groups it is the greatest number of one of them: of days in order, each has a few. Bounds of numbers tell more.
+    let is_of_file = metadata.num_row_groups() < 2 || !(field.data_type().is_integer() || *field.data_type() == DataType::Date32);
     ColumnStatistics {
         null_count: if counted { found.null_count } else { Precision::Absent },
         min_value: bound(found.min_value),
         max_value: bound(found.max_value),
-        distinct_count: found.distinct_count.to_inexact(),
+        distinct_count: if is_of_file { found.distinct_count.to_inexact() } else { Precision::Absent },
         ..unknown
     }
 }

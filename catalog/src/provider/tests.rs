@@ -1,3 +1,5 @@
+mod nan;
+
 use std::fs;
 
 use datafusion::arrow::array::{

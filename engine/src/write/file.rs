@@ -22,6 +22,7 @@ use super::{SortedBy, WriteFormat, WriteSpec};
 use crate::evolution::plain_type;
 use crate::footer::Footer;
 use crate::formats::RowWriter;
+use crate::nan::{WRITER, WithoutNan};
 
 /// Rows of a row group: what a scan can leave out, and a task reads at least.
 const ROW_GROUP_ROWS: usize = 1024 * 1024;
@@ -59,7 +60,7 @@ impl FileKind {
             .set_statistics_truncate_length(Some(BOUND_BYTES))
             .set_column_index_truncate_length(Some(BOUND_BYTES))
             .set_sorting_columns(sorting_columns(spec, &schema))
-            .set_created_by(concat!("windlass ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_created_by(WRITER.to_owned())
             .build();
         Ok(Self { store, schema, properties, spec: Arc::clone(spec) })
     }
@@ -104,6 +105,7 @@ pub(super) struct OpenFile {
     kind: FileKind,
     path: Path,
     encoder: Encoder,
+    without_nan: WithoutNan,
     /// Taken at the end.
     upload: Option<BufWriter>,
     uploaded: usize,
@@ -140,13 +142,15 @@ impl OpenFile {
             _ => Encoder::Other(Box::new(RowWriter::new(&kind.spec.words, &kind.schema, &kind.spec.compression)?)),
         };
         let upload = BufWriter::with_capacity(Arc::clone(&kind.store), path.clone(), PART_BYTES).with_max_concurrency(PARTS_MAX);
-        Ok(Self { kind: kind.clone(), path, encoder, upload: Some(upload), uploaded: 0, rows: 0, changed: 0 })
+        let without_nan = WithoutNan::new(&kind.schema);
+        Ok(Self { kind: kind.clone(), path, encoder, without_nan, upload: Some(upload), uploaded: 0, rows: 0, changed: 0 })
     }
 
     /// Adds rows, with the sum of their marks.
     pub(super) async fn write(&mut self, batch: &RecordBatch, changed: i64) -> Result<()> {
         let bytes = match &mut self.encoder {
             Encoder::Parquet(writer) => {
+                self.without_nan.see(batch);
                 writer.write(batch)?;
                 std::mem::take(writer.inner_mut())
             }
@@ -187,6 +191,7 @@ impl OpenFile {
     pub(super) async fn finish(mut self) -> Result<Written> {
         let (rest, footer) = match &mut self.encoder {
             Encoder::Parquet(writer) => {
+                writer.append_key_value_metadata(self.without_nan.said());
                 let footer = writer.finish()?;
                 (std::mem::take(writer.inner_mut()), Some(footer))
             }

@@ -12,6 +12,7 @@ use datafusion::arrow::compute::{concat_batches, sum, take_record_batch};
 use datafusion::arrow::datatypes::{Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::arrow::row::{RowConverter, Rows, SortField};
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::common::{HashMap, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -157,7 +158,7 @@ impl Task {
         let (mut waiting, mut rows, mut bytes) = (Vec::new(), 0, 0);
         while let Some(batch) = input.try_next().await? {
             rows += batch.num_rows();
-            bytes += batch.get_array_memory_size();
+            bytes += get_record_batch_memory_size(&batch);
             waiting.push(batch);
             if rows >= rows_at_once || bytes >= BYTES_AT_ONCE {
                 self.write_all(std::mem::take(&mut waiting)).await?;

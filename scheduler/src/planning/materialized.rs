@@ -14,7 +14,7 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, Result as PlanResult, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::functions::core::expr_fn::coalesce;
-use datafusion::functions_aggregate::expr_fn::{max, min, sum};
+use datafusion::functions_aggregate::expr_fn::sum;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast, lit};
 use datafusion::prelude::SessionConfig;
@@ -304,8 +304,7 @@ fn whole(expr: &Expr, is_double: bool, held: &[Expr], column: &impl Fn(&Expr) ->
     };
     Some(match func.name() {
         "sum" => part(sum(column(expr)?)),
-        "min" => part(min(column(expr)?)),
-        "max" => part(max(column(expr)?)),
+        "min" | "max" => part(func.call(vec![column(expr)?])),
         // Where the view has no groups there are no rows.
         "count" => coalesce(vec![part(sum(column(expr)?)), lit(0_i64)]),
         // A quotient of decimals would be rounded twice.
