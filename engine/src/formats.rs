@@ -26,7 +26,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::config::CsvOptions;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource};
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileSource, JsonSource, ParquetSource};
 use datafusion::datasource::table_schema::TableSchema;
 use serde::{Deserialize, Serialize};
 
@@ -229,8 +229,11 @@ impl Storage {
         Some(match self.format {
             FileFormat::Parquet | FileFormat::Delta => return None,
             FileFormat::Text | FileFormat::Csv => Arc::new(CsvSource::new(schema).with_csv_options(options())),
-            // Plans are sent without the feature that knows Avro's source, and there is none for ORC; what reads the files is ours anyway.
-            FileFormat::Json | FileFormat::Avro | FileFormat::Orc => Arc::new(JsonSource::new(schema)),
+            FileFormat::Json => Arc::new(JsonSource::new(schema)),
+            // Plans are sent without the feature that knows Avro's source.
+            FileFormat::Avro => FormattedFiles::planned(Arc::new(JsonSource::new(schema)), "avro"),
+            // There is no source of ORC. That of Parquet takes conditions along.
+            FileFormat::Orc => FormattedFiles::planned(Arc::new(ParquetSource::new(schema)), "orc"),
         })
     }
 }
@@ -300,6 +303,16 @@ struct Delimited {
 }
 
 impl Reading {
+    /// What EXPLAIN calls it.
+    fn file_type(&self) -> &'static str {
+        match self {
+            Self::Delimited(_) => "csv",
+            Self::Json { .. } => "json",
+            Self::Avro { .. } => "avro",
+            Self::Orc => "orc",
+        }
+    }
+
     fn of_words(words: &HashMap<String, String>) -> Result<Self, FormatError> {
         let word = |name: &str| words.get(name).map(String::as_str);
         let byte = |name: &str| word(name).map(|text| one_byte(name, text)).transpose();

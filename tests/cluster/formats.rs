@@ -5,18 +5,8 @@ use std::path::Path;
 
 use windlass_client::Connection;
 use windlass_tests::cluster::Options;
-use windlass_tests::{Cluster, fixtures, rows};
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
-async fn error(connection: &Connection, sql: &str) -> String {
-    match connection.collect(sql).await {
-        Ok(_) => panic!("no error from: {sql}"),
-        Err(error) => error.to_string(),
-    }
-}
+use windlass_tests::sql::{cells, error};
+use windlass_tests::{Cluster, fixtures};
 
 fn write(path: &Path, bytes: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -121,7 +111,7 @@ async fn every_format_is_read_by_every_engine() {
     let cluster = Cluster::start(2).await;
     let connection = cluster.connect().await;
     let directory = |name: &str| cluster.data().join(name);
-    let run = async |sql: String| connection.collect(&sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: String| drop(cells(&connection, &sql).await);
 
     // As people write it for Hive, in partitions.
     write(&directory("hive").join("dt=2024-01-01/a.txt"), "1,x\\,y,2.5\n\\N,,\\N\n");
@@ -207,7 +197,7 @@ async fn orc_is_read_and_not_written() {
     let connection = cluster.connect().await;
     let directory = cluster.data().join("orc");
     let location = directory.display();
-    let run = async |sql: &str| connection.collect(sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: &str| drop(cells(&connection, sql).await);
     write(&directory.join("k=1/a.orc"), orc(["Id", "name"], &[&[(1, "ada"), (-2, "")], &[(3, "é")]]));
     write(&directory.join("k=2/000000_0"), orc(["_col0", "_col1"], &[&[(4, "hive")]]));
     run(&format!(
@@ -266,7 +256,7 @@ async fn orc_is_read_and_not_written() {
 async fn every_format_is_written_and_read_again() {
     let cluster = Cluster::start(2).await;
     let connection = cluster.connect().await;
-    let run = async |sql: &str| connection.collect(sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: &str| drop(cells(&connection, sql).await);
     run("CREATE TABLE source (id BIGINT, t STRING, m DECIMAL(9,2), d DATE, s TIMESTAMP, b BOOLEAN, f DOUBLE, k STRING)").await;
     run(r#"INSERT INTO source VALUES
         (1, 'a,b', 1.25, DATE '2024-01-31', TIMESTAMP '2024-01-31 10:00:00.5', true, 0.1, 'x'),
@@ -322,7 +312,7 @@ async fn every_format_is_written_and_read_again() {
 async fn records_that_cannot_be_read_go_where_the_table_says() {
     let cluster = Cluster::start(2).await;
     let connection = cluster.connect().await;
-    let run = async |sql: &str| connection.collect(sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: &str| drop(cells(&connection, sql).await);
     for (day, text) in [("1", "{\"id\": 1}\nbad one\n"), ("2", "{\"id\": \"x\"}\n{\"id\": 2}\n"), ("3", "{\"id\": 3}\n")] {
         write(&cluster.data().join(format!("events/day={day}/a.json")), text);
     }

@@ -1,9 +1,11 @@
 //! ORC files made columns, by `orc-rust`. What it is given is checked and fetched here: it would fetch each stream by a request of its own, also
 //! those of indexes, and believe any length.
 //!
-//! Reading order: `wire` (messages), `tail` (what the end of a file says), `statistics` (of which the catalog keeps this), this file (stripes).
+//! Reading order: `wire` (messages), `tail` (what the end of a file says), `statistics` (of which the catalog keeps this), `stripes` (which of
+//! them are read, and when), this file (what becomes of them).
 
 mod statistics;
+mod stripes;
 mod tail;
 mod wire;
 
@@ -23,8 +25,9 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::PhysicalExprAdapterFactory;
+use datafusion::physical_plan::metrics::PruningMetrics;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use orc_rust::array_decoder::NaiveStripeDecoder;
@@ -36,6 +39,7 @@ use orc_rust::stripe::{Stripe, StripeMetadata};
 use prost::Message;
 
 pub use self::statistics::footer;
+use self::stripes::{Choice, Stripes};
 use self::tail::{FOOTER_BYTES_MAX, Tail, broken, caught, decompressed, in_blocks};
 use self::wire::{Stream, StripeFooter, StripeInformation};
 use super::source::range;
@@ -46,26 +50,33 @@ const STRIPE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Zones whose times are those of UTC: the library would convert them one by one.
 const UTC: [&str; 5] = ["", "UTC", "GMT", "Etc/UTC", "Etc/GMT"];
 
-/// Opens a file for the `wanted` columns of those that the files of the table have. Of a range, it is the stripes that begin there.
-pub(super) fn open(
-    store: Arc<dyn ObjectStore>,
-    file: &PartitionedFile,
-    all: &SchemaRef,
-    wanted: &SchemaRef,
-    rows: usize,
-) -> FileOpenFuture {
+/// What a scan wants of a file.
+pub(super) struct Request {
+    /// The columns that the files of the table have.
+    pub(super) all: SchemaRef,
+    pub(super) wanted: SchemaRef,
+    /// Rows for which it does not hold may be left out; that is counted.
+    pub(super) condition: Option<(Arc<dyn PhysicalExpr>, PruningMetrics)>,
+    pub(super) batch_rows: usize,
+}
+
+/// Opens a file. Of a range, it is the stripes that begin there.
+pub(super) fn open(store: Arc<dyn ObjectStore>, file: &PartitionedFile, request: Request) -> FileOpenFuture {
     let (meta, range) = (file.object_meta.clone(), range(file));
-    let (all, wanted) = (Arc::clone(all), Arc::clone(wanted));
+    let Request { all, wanted, condition, batch_rows } = request;
     async move {
         let Some(tail) = Tail::read(store.as_ref(), &meta).await? else { return Ok(stream::empty().boxed()) };
         let columns = Columns::find(&tail, &tail.schema(Some(&all), |column| tail.precision(column)), &wanted)?;
         let indices = columns.places.iter().map(|place| tail.root().children()[*place].data_type().column_index());
         let read = tail.root().project(&ProjectionMask::roots(tail.root(), indices));
-        let stripes = tail.footer.stripes.clone().into_iter();
-        let stripes = stripes.filter(move |stripe| range.as_ref().is_none_or(|range| range.contains(&stripe.offset())));
-        let scan = Arc::new(Scan { store, path: meta.location, tail, read, columns, rows });
-        let batches = stream::iter(stripes).then(move |stripe| Arc::clone(&scan).stripe(stripe)).try_flatten();
-        Ok(batches.boxed())
+        let choice = match condition {
+            Some(condition) => Choice::new(&tail, store.as_ref(), &meta.location, all, condition).await?,
+            None => None,
+        };
+        let stripes = tail.footer.stripes.clone().into_iter().enumerate();
+        let stripes = stripes.filter(|(_, stripe)| range.as_ref().is_none_or(|range| range.contains(&stripe.offset()))).collect();
+        let scan = Scan { store, path: meta.location, tail, read, columns, batch_rows };
+        Ok(Stripes::new(Arc::new(scan), stripes, choice).rows())
     }
     .boxed()
 }
@@ -98,7 +109,7 @@ impl Columns {
             _ => Arc::clone(field),
         };
         let stored = Arc::new(Schema::new(places.iter().zip(in_file.fields()).map(stored).collect::<Vec<_>>()));
-        let adapter = EvolvedColumns { names: HashMap::new() }.create(Arc::clone(wanted), Arc::clone(&in_file))?;
+        let adapter = EvolvedColumns::default().create(Arc::clone(wanted), Arc::clone(&in_file))?;
         let value = |(place, name): (usize, &str)| adapter.rewrite(Arc::new(Column::new(name, place)));
         let values = wanted.fields().iter().map(|field| field.name().as_str()).enumerate().map(value).collect::<Result<_>>()?;
         Ok(Self { places, stored, in_file, wanted: Arc::clone(wanted), values })
@@ -123,16 +134,16 @@ struct Scan {
     /// The columns that are read, as the library has them.
     read: RootDataType,
     columns: Columns,
-    /// Rows of a batch.
-    rows: usize,
+    batch_rows: usize,
 }
 
 impl Scan {
+    /// Fetches what is wanted of a stripe. Its rows are made when they are asked for.
     async fn stripe(self: Arc<Self>, stripe: StripeInformation) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let mut left = usize::try_from(stripe.number_of_rows()).map_err(|_| broken("a stripe has more rows than can be counted"))?;
         if self.columns.places.is_empty() {
             let counted = std::iter::from_fn(move || {
-                let rows = left.min(self.rows);
+                let rows = left.min(self.batch_rows);
                 left -= rows;
                 let options = RecordBatchOptions::new().with_row_count(Some(rows));
                 let none = || RecordBatch::try_new_with_options(Arc::clone(&self.columns.in_file), Vec::new(), &options);
@@ -160,7 +171,6 @@ impl Scan {
         Ok(stream::iter(batches).boxed())
     }
 
-    /// Fetches what is wanted of a stripe.
     async fn decoder(&self, stripe: &StripeInformation) -> Result<NaiveStripeDecoder> {
         if !(1..=FOOTER_BYTES_MAX).contains(&stripe.footer_length()) {
             return Err(broken("a stripe has no footer, or a longer one than there can be"));
@@ -221,7 +231,7 @@ impl Scan {
         caught(|| {
             let seen = StripeMetadata::try_from(&seen)?;
             let stripe = Stripe::new(&mut wanted, &self.tail.library, &self.read, &seen)?;
-            NaiveStripeDecoder::new(stripe, Arc::clone(&self.columns.stored), self.rows)
+            NaiveStripeDecoder::new(stripe, Arc::clone(&self.columns.stored), self.batch_rows)
         })
     }
 }

@@ -69,7 +69,7 @@ fn decompressed(kind: FileCompressionType, mut chunks: BoxStream<'static, Result
         }
     });
     // It ends when one of the channels does, which is at the latest when the stream is dropped.
-    tokio::task::spawn_blocking(move || {
+    let decoding = SpawnedTask::spawn_blocking(move || {
         let failed = |error: io::Error| match error.downcast::<DataFusionError>() {
             Ok(cause) => cause,
             Err(error) => DataFusionError::Execution(format!("it cannot be decompressed: {error}")),
@@ -95,7 +95,19 @@ fn decompressed(kind: FileCompressionType, mut chunks: BoxStream<'static, Result
             }
         }
     });
-    futures::stream::unfold((output, feeding), |(mut output, feeding)| async { Some((output.recv().await?, (output, feeding))) }).boxed()
+    let next = |(mut output, feeding, decoding): (mpsc::Receiver<_>, SpawnedTask<()>, SpawnedTask<()>)| async {
+        match output.recv().await {
+            Some(bytes) => Ok(Some((bytes?, (output, feeding, decoding)))),
+            // One that panicked ends the bytes as well as one that is done.
+            None => decoding
+                .join()
+                .await
+                .and(feeding.join().await)
+                .map(|()| None)
+                .map_err(|panic| DataFusionError::ExecutionJoin(Box::new(panic))),
+        }
+    };
+    futures::stream::try_unfold((output, feeding, decoding), next).boxed()
 }
 
 /// Chunks of a file as a reader that waits for them.
@@ -365,5 +377,22 @@ impl Splitter {
         self.offset += cut as u64;
         self.first = self.first.map(|first| first + taken as u64);
         Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_that_are_cut_off_by_a_panic_are_no_end() {
+        let chunks = futures::stream::iter(0..3).map(|number| {
+            assert!(number < 2, "on purpose");
+            Ok(Bytes::from_static(b"abc"))
+        });
+        let plain: Vec<_> = decompressed(FileCompressionType::UNCOMPRESSED, chunks.boxed()).collect().await;
+        let (last, bytes) = plain.split_last().unwrap();
+        assert_eq!(bytes.iter().flatten().flatten().copied().collect::<Vec<_>>(), b"abcabc");
+        assert!(matches!(last, Err(DataFusionError::ExecutionJoin(_))), "{last:?}");
     }
 }

@@ -1,5 +1,7 @@
-//! A scan of files whose formats the plan names file by file.
+//! A scan of files whose formats the plan names file by file. Where DataFusion has no source of a format that can be sent, another stands for
+//! it in plans.
 
+use std::collections::HashMap;
 use std::fmt::{self, Formatter};
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,15 +9,20 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::config::ConfigOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener, FileScanConfig, FileSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr_adapter::replace_columns_with_literals;
 use datafusion::physical_plan::DisplayFormatType;
-use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use datafusion::physical_plan::filter_pushdown::FilterPushdownPropagation;
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, PruningMetrics};
+use datafusion::physical_plan::proto::ExecutionPlanEncodeCtx;
 use datafusion_datasource::projection::{ProjectionOpener, SplitProjection};
+use datafusion_proto::protobuf::PhysicalPlanNode;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use object_store::ObjectStore;
@@ -32,31 +39,57 @@ pub(super) fn reading(file: &PartitionedFile) -> Result<Option<Reading>> {
 
 /// A scan that reads its files as they say.
 pub(crate) struct FormattedFiles {
-    /// As planned: it says which columns are wanted.
+    /// What stands for it in plans that are sent: it says which columns are wanted, and of which rows.
     planned: Arc<dyn FileSource>,
+    file_type: &'static str,
     batch_size: usize,
     is_local: bool,
 }
 
 impl FormattedFiles {
-    /// The source of a scan; none if its files do not say their format.
+    /// For a plan: it is not read before [`Self::of`] made it a scan that can be.
+    pub(super) fn planned(planned: Arc<dyn FileSource>, file_type: &'static str) -> Arc<dyn FileSource> {
+        Arc::new(Self { planned, file_type, batch_size: 0, is_local: false })
+    }
+
+    /// The source of a scan that is about to run; none if its files do not say their format.
     pub(crate) fn of(scan: &FileScanConfig, is_local: bool) -> Result<Option<Arc<dyn FileSource>>> {
         let first = scan.file_groups.iter().flat_map(|group| group.files()).next();
-        let planned = || Arc::clone(scan.file_source());
-        Ok(first.map(reading).transpose()?.flatten().map(|_| Arc::new(Self { planned: planned(), batch_size: 0, is_local }) as _))
+        let planned = match scan.file_source().downcast_ref::<Self>() {
+            Some(formatted) => &formatted.planned,
+            None => scan.file_source(),
+        };
+        let formatted = |reading: Reading| {
+            Arc::new(Self { planned: Arc::clone(planned), file_type: reading.file_type(), batch_size: 0, is_local }) as _
+        };
+        Ok(first.map(reading).transpose()?.flatten().map(formatted))
+    }
+
+    fn with(&self, planned: Arc<dyn FileSource>) -> Arc<dyn FileSource> {
+        Arc::new(Self { planned, ..*self })
     }
 }
 
 impl FileSource for FormattedFiles {
-    fn create_file_opener(&self, store: Arc<dyn ObjectStore>, _: &FileScanConfig, _: usize) -> Result<Arc<dyn FileOpener>> {
+    fn create_file_opener(&self, store: Arc<dyn ObjectStore>, _: &FileScanConfig, partition: usize) -> Result<Arc<dyn FileOpener>> {
         let all = self.table_schema().file_schema();
         let projection = match self.planned.projection() {
             Some(projection) => SplitProjection::new(all, projection),
             None => SplitProjection::unprojected(self.table_schema()),
         };
         let places = projection.file_indices.clone();
-        let wanted = Arc::new(all.project(&places)?);
-        let opener = Opener { store, is_local: self.is_local, all: Arc::clone(all), wanted, places, batch_size: self.batch_size };
+        let opener = Opener {
+            store,
+            is_local: self.is_local,
+            table: self.table_schema().clone(),
+            all: Arc::clone(all),
+            wanted: Arc::new(all.project(&places)?),
+            places,
+            condition: self
+                .filter()
+                .map(|condition| (condition, MetricBuilder::new(self.metrics()).pruning_metrics("stripes_pruned_statistics", partition))),
+            batch_size: self.batch_size,
+        };
         ProjectionOpener::try_new(projection, Arc::new(opener), all)
     }
 
@@ -65,11 +98,31 @@ impl FileSource for FormattedFiles {
     }
 
     fn with_batch_size(&self, batch_size: usize) -> Arc<dyn FileSource> {
-        Arc::new(Self { planned: Arc::clone(&self.planned), batch_size, is_local: self.is_local })
+        Arc::new(Self { planned: Arc::clone(&self.planned), batch_size, ..*self })
     }
 
     fn projection(&self) -> Option<&ProjectionExprs> {
         self.planned.projection()
+    }
+
+    fn try_pushdown_projection(&self, projection: &ProjectionExprs) -> Result<Option<Arc<dyn FileSource>>> {
+        Ok(self.planned.try_pushdown_projection(projection)?.map(|planned| self.with(planned)))
+    }
+
+    fn filter(&self) -> Option<Arc<dyn PhysicalExpr>> {
+        self.planned.filter()
+    }
+
+    fn try_pushdown_filters(
+        &self,
+        filters: Vec<Arc<dyn PhysicalExpr>>,
+        config: &ConfigOptions,
+    ) -> Result<FilterPushdownPropagation<Arc<dyn FileSource>>> {
+        // What is left out here is known by statistics alone: the rows are still to be filtered.
+        let mut config = config.clone();
+        config.execution.parquet.pushdown_filters = false;
+        let FilterPushdownPropagation { filters, updated_node } = self.planned.try_pushdown_filters(filters, &config)?;
+        Ok(FilterPushdownPropagation { filters, updated_node: updated_node.map(|planned| self.with(planned)) })
     }
 
     fn metrics(&self) -> &ExecutionPlanMetricsSet {
@@ -77,7 +130,7 @@ impl FileSource for FormattedFiles {
     }
 
     fn file_type(&self) -> &str {
-        self.planned.file_type()
+        self.file_type
     }
 
     fn fmt_extra(&self, format: DisplayFormatType, f: &mut Formatter<'_>) -> fmt::Result {
@@ -91,16 +144,23 @@ impl FileSource for FormattedFiles {
     fn apply_expressions(&self, f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>) -> Result<TreeNodeRecursion> {
         self.planned.apply_expressions(f)
     }
+
+    fn try_to_proto(&self, scan: &FileScanConfig, context: &ExecutionPlanEncodeCtx<'_>) -> Result<Option<PhysicalPlanNode>> {
+        self.planned.try_to_proto(scan, context)
+    }
 }
 
 struct Opener {
     store: Arc<dyn ObjectStore>,
     is_local: bool,
+    table: TableSchema,
     /// Columns of the files.
     all: SchemaRef,
     /// Those that are wanted, and their places among all.
     wanted: SchemaRef,
     places: Vec<usize>,
+    /// What the plan knows of the rows that are wanted, and what that saves.
+    condition: Option<(Arc<dyn PhysicalExpr>, PruningMetrics)>,
     batch_size: usize,
 }
 
@@ -110,7 +170,10 @@ impl FileOpener for Opener {
         let path = file.object_meta.location.to_string();
         let opening = match reading(&file)? {
             Some(Reading::Avro { fields }) => avro::open(store, file, &self.all, &self.places, &fields, self.batch_size)?,
-            Some(Reading::Orc) => orc::open(store, &file, &self.all, &self.wanted, self.batch_size),
+            Some(Reading::Orc) => {
+                let (all, wanted) = (Arc::clone(&self.all), Arc::clone(&self.wanted));
+                orc::open(store, &file, orc::Request { all, wanted, condition: self.condition(&file)?, batch_rows: self.batch_size })
+            }
             Some(Reading::Delimited(text)) if text.bad_records.are_told_apart() => {
                 let blocks = records::blocks(store, &file.object_meta, range(&file), Ends::of(&text), self.batch_size);
                 let (policy, columns) = (text.bad_records, self.columns(&file, text.bad_records));
@@ -146,6 +209,14 @@ impl FileOpener for Opener {
 }
 
 impl Opener {
+    /// The condition on the rows of one file, whose keys are known.
+    fn condition(&self, file: &PartitionedFile) -> Result<Option<(Arc<dyn PhysicalExpr>, PruningMetrics)>> {
+        let Some((condition, saved)) = &self.condition else { return Ok(None) };
+        let keys = self.table.table_partition_cols().iter().map(|key| key.name().as_str());
+        let values = keys.zip(&file.partition_values).collect::<HashMap<_, _>>();
+        Ok(Some((replace_columns_with_literals(Arc::clone(condition), &values)?, saved.clone())))
+    }
+
     /// All columns of a file's records: a record is good or bad whatever columns are wanted.
     fn columns(&self, file: &PartitionedFile, policy: BadRecords) -> SchemaRef {
         match (policy, &file.arrow_schema) {

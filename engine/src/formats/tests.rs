@@ -324,7 +324,7 @@ fn mixed(rows: i64) -> RecordBatch {
 }
 
 /// An ORC file of so many rows per stripe.
-fn orc(batch: &RecordBatch, stripe_rows: usize, compression: Option<CompressionType>) -> Vec<u8> {
+pub(super) fn orc(batch: &RecordBatch, stripe_rows: usize, compression: Option<CompressionType>) -> Vec<u8> {
     let mut file = Vec::new();
     let mut writer = ArrowWriterBuilder::new(&mut file, batch.schema());
     if let Some(compression) = compression {

@@ -1,9 +1,10 @@
-//! What the footer of an ORC file says of its rows.
+//! What an ORC file says of its rows, and of those of each stripe.
 
 use datafusion::arrow::datatypes::{DataType, Schema, TimeUnit};
 use datafusion::common::stats::Precision;
-use datafusion::common::{ColumnStatistics, ScalarValue};
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::error::Result;
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 use orc_rust::TimestampPrecision;
 use orc_rust::schema::DataType as OrcType;
@@ -24,22 +25,38 @@ const DECIMALS_SINCE: u32 = 7;
 /// Errors: `Execution` that says what is wrong with the file; those of the store.
 pub async fn footer(store: &dyn ObjectStore, file: &ObjectMeta, table: Option<&Schema>) -> Result<Footer> {
     let Some(tail) = Tail::read(store, file).await? else { return Ok(Footer::new(0, 0, Schema::empty(), Vec::new())) };
+    let bytes = tail.footer.stripes.iter().map(wire::StripeInformation::data_length).fold(0, u64::saturating_add);
+    Ok(rows(&tail, &tail.footer.statistics, tail.footer.number_of_rows(), bytes, table))
+}
+
+/// What a file says of its stripes, by column of the table; nothing if it does not say it of all.
+///
+/// Errors: those of the store.
+pub(super) async fn stripes(tail: &Tail, store: &dyn ObjectStore, file: &Path, table: &Schema) -> Result<Option<Vec<Statistics>>> {
+    let Some(said) = tail.stripes(store, file).await? else { return Ok(None) };
+    let stripe = |(said, stripe): (&wire::StripeStatistics, &wire::StripeInformation)| {
+        rows(tail, &said.columns, stripe.number_of_rows(), stripe.data_length(), Some(table)).statistics(table)
+    };
+    Ok(Some(said.stripes.iter().zip(&tail.footer.stripes).map(stripe).collect()))
+}
+
+/// What is said of some rows by type.
+fn rows(tail: &Tail, said: &[wire::ColumnStatistics], rows: u64, bytes: u64, table: Option<&Schema>) -> Footer {
     // Times of all files of a table are of one type.
     let schema = tail.schema(table, |_| TimestampPrecision::Microsecond);
     let columns = tail.root().children().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| statistics(&tail, column.data_type(), field.data_type())).collect();
-    let bytes = tail.footer.stripes.iter().map(wire::StripeInformation::data_length).fold(0, u64::saturating_add);
+    let columns = columns.map(|(column, field)| statistics(tail, said, rows, column.data_type(), field.data_type())).collect();
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    Ok(Footer::new(count(tail.footer.number_of_rows()), count(bytes), schema, columns))
+    Footer::new(count(rows), count(bytes), schema, columns)
 }
 
 /// Of a column: what holds for every row.
-fn statistics(tail: &Tail, column: &OrcType, data_type: &DataType) -> ColumnStatistics {
+fn statistics(tail: &Tail, said: &[wire::ColumnStatistics], rows: u64, column: &OrcType, data_type: &DataType) -> ColumnStatistics {
     let unknown = ColumnStatistics::new_unknown();
     // Writers do not agree what the values of a nested column are.
-    let by_type = Some(&tail.footer.statistics).filter(|found| found.len() == tail.footer.types.len() && !data_type.is_nested());
+    let by_type = Some(said).filter(|found| found.len() == tail.footer.types.len() && !data_type.is_nested());
     let Some(found) = by_type.and_then(|found| found.get(column.column_index())) else { return unknown };
-    let nulls = found.number_of_values.and_then(|values| tail.footer.number_of_rows().checked_sub(values));
+    let nulls = found.number_of_values.and_then(|values| rows.checked_sub(values));
     let nulls = nulls.filter(|nulls| *nulls > 0 || !found.has_null()).and_then(|nulls| usize::try_from(nulls).ok());
     let (min_value, max_value) = bounds(tail, found, column, data_type).unwrap_or_default();
     let text_bytes = found.strings.as_ref().and_then(|found| usize::try_from(found.sum?).ok());

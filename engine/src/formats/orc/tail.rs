@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 use std::io::Read;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType as ArrowType, Field, FieldRef, Schema, TimeUnit};
 use datafusion::error::{DataFusionError, Result};
+use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use orc_rust::compression::{Compression, Decompressor};
 use orc_rust::reader::metadata::{FileMetadata, read_metadata};
@@ -17,7 +19,7 @@ use orc_rust::schema::{DataType, NamedColumn, RootDataType};
 use orc_rust::{ArrowSchemaOptions, TimestampPrecision};
 use prost::Message;
 
-use super::wire::{DECIMAL, Footer, LAST_COMPRESSION, LAST_KIND, PostScript, STRUCT, StripeInformation, Type, UNION};
+use super::wire::{DECIMAL, Footer, LAST_COMPRESSION, LAST_KIND, Metadata, PostScript, STRUCT, StripeInformation, Type, UNION};
 use crate::pipelined::{Fate, text_of};
 
 /// Bytes that are read from the end of a file at once: nearly every footer fits, which saves the second request.
@@ -38,6 +40,8 @@ pub(super) struct Tail {
     pub(super) writer_version: u32,
     /// Types and compression, as the library has them.
     pub(super) library: FileMetadata,
+    /// Where [`Metadata`] lies, and its bytes, if they were read with the rest.
+    metadata: (Range<u64>, Option<Bytes>),
 }
 
 impl Tail {
@@ -73,12 +77,30 @@ impl Tail {
         };
         let row = Type { kind: Some(STRUCT), ..Type::default() };
         let compression = as_library(&postscript, vec![row])?.compression();
+        let metadata_end = footer_end - footer_length;
+        let metadata_length = postscript.metadata_length().min(metadata_end);
+        let begin = usize::try_from(metadata_length).ok().and_then(|length| end.len().checked_sub(length));
+        let metadata = (metadata_end - metadata_length..metadata_end, begin.map(|begin| Bytes::copy_from_slice(&end[begin..])));
         let footer = Footer::decode(decompressed(footer, compression)?).map_err(|_| broken("its footer cannot be decoded"))?;
         check(&footer, file.size)?;
         let library = as_library(&postscript, footer.types.clone())?;
         // Whoever is not the Java library begins to count behind its first mistakes.
         let writer_version = postscript.writer_version();
-        Ok(Some(Self { writer_version, library, footer }))
+        Ok(Some(Self { writer_version, library, footer, metadata }))
+    }
+
+    /// What the file says of each stripe; nothing if it does not say it of all, or not in a way that can be understood.
+    ///
+    /// Errors: those of the store.
+    pub(super) async fn stripes(&self, store: &dyn ObjectStore, file: &Path) -> Result<Option<Metadata>> {
+        let (place, known) = &self.metadata;
+        let bytes = match known {
+            Some(known) => known.clone(),
+            None if place.end - place.start > FOOTER_BYTES_MAX => return Ok(None),
+            None => store.get_range(file, place.clone()).await?,
+        };
+        let metadata = decompressed(bytes, self.compression()).ok().and_then(|bytes| Metadata::decode(bytes).ok());
+        Ok(metadata.filter(|metadata| metadata.stripes.len() == self.footer.stripes.len()))
     }
 
     pub(super) fn root(&self) -> &RootDataType {

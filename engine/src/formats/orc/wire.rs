@@ -51,6 +51,21 @@ pub(super) struct Footer {
     pub(super) encryption: Option<Encryption>,
 }
 
+/// What stands before the footer.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Metadata {
+    /// By stripe.
+    #[prost(message, repeated, tag = "1")]
+    pub(super) stripes: Vec<StripeStatistics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StripeStatistics {
+    /// By type.
+    #[prost(message, repeated, tag = "1")]
+    pub(super) columns: Vec<ColumnStatistics>,
+}
+
 /// A stripe is an index, data and a footer, one after the other.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct StripeInformation {
