@@ -34,6 +34,7 @@ use crate::catalog::TableMeta;
 use crate::commit::{Moment, format_time};
 use crate::discover::object_path;
 use crate::error::{Error, Result};
+use crate::files::NO_TABLE;
 
 /// Directory of a table that holds its log.
 pub(crate) const LOG_DIRECTORY: &str = "_delta_log";
@@ -64,7 +65,10 @@ pub fn check_changeable(table: &TableMeta) -> Result<()> {
 
 /// The table in messages.
 fn called(table: &TableMeta) -> String {
-    format!("table '{}.{}'", table.database, table.name)
+    match table.id {
+        NO_TABLE => format!("the Delta table in '{}'", table.name),
+        _ => format!("table '{}.{}'", table.database, table.name),
+    }
 }
 
 /// The columns and keys of the Delta table in a location. Errors: `Invalid` if there is none, `Unsupported` if it has what cannot be read.

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::Result;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use url::Url;
 use windlass_engine::formats::{FileFormat, HEADER_LINES};
 use windlass_engine::{LocationError, Locations};
 use windlass_proto::Kind;
 
-use crate::catalog::{Catalog, DataFile, Partition, ScanContents, Storage, TableKind, TableMeta, Totals};
+use crate::catalog::{Catalog, DataFile, Partition, PartitionKey, ScanContents, Storage, TableKind, TableMeta, Totals};
+use crate::delta::describe;
 use crate::discover::{Discover, Layout, discover};
 use crate::error::Error;
 use crate::keys::partition_name;
@@ -20,11 +23,17 @@ use crate::provider::HiveTable;
 
 /// Name under which [`Files`] are mounted.
 pub const FILES: &str = "files";
+/// The id of what is read as a table and is none: no table ever gets it.
+pub(crate) const NO_TABLE: i64 = 0;
+
+/// The function that reads what a Delta log says, and therefore also what it said.
+pub const READ_DELTA: &str = "read_delta";
 
 /// The functions, each a database of [`FILES`], and the formats that they read.
-pub const FUNCTIONS: [(&str, FileFormat); 5] = [
+pub const FUNCTIONS: [(&str, FileFormat); 6] = [
     ("read_avro", FileFormat::Avro),
     ("read_csv", FileFormat::Csv),
+    (READ_DELTA, FileFormat::Delta),
     ("read_json", FileFormat::Json),
     ("read_orc", FileFormat::Orc),
     ("read_parquet", FileFormat::Parquet),
@@ -73,6 +82,11 @@ impl SchemaProvider for FilesOf {
         let Files { catalog, locations, runtime } = &self.files;
         let url = locations.check(location).map_err(|error| not_usable(&error))?;
         let store = runtime.object_store_registry.get_store(&url)?;
+        if self.format == FileFormat::Delta {
+            let version = Arc::new(describe(url.as_str(), store).await?);
+            let nothing = meta(location, &url, Storage::of(self.format), BTreeMap::new(), Arc::new(Schema::empty()), Vec::new());
+            return Ok(Some(Arc::new(HiveTable::new(Arc::clone(catalog), Arc::new(version.table(&nothing))))));
+        }
         let mut storage = Storage::of(self.format);
         // Files of which nobody has said anything usually say it themselves.
         let header = (self.format == FileFormat::Csv).then(|| (HEADER_LINES.to_owned(), "1".to_owned()));
@@ -108,30 +122,41 @@ impl SchemaProvider for FilesOf {
             bytes: partitions.iter().map(|partition| partition.bytes).sum(),
             rows: partitions.iter().map(|partition| partition.rows).sum(),
         };
-        let meta = TableMeta {
-            // Never given to a table.
-            id: 0,
-            database: FILES.to_owned(),
-            name: location.to_owned(),
-            kind: TableKind::External,
-            location: url.into(),
-            schema: found.schema,
-            keys: found.keys,
-            comment: None,
-            properties,
-            storage,
-            view: None,
-            version: 0,
-            created_ms: 0,
-            as_of: None,
-            delta: None,
-        };
+        let meta = meta(location, &url, storage, properties, found.schema, found.keys);
         let contents = ScanContents { partitions, files, totals, ..ScanContents::default() };
         Ok(Some(Arc::new(HiveTable::with_contents(Arc::clone(catalog), Arc::new(meta), contents))))
     }
 
     fn table_exist(&self, location: &str) -> bool {
         self.files.locations.check(location).is_ok()
+    }
+}
+
+/// A table that no catalog has.
+fn meta(
+    name: &str,
+    location: &Url,
+    storage: Storage,
+    properties: BTreeMap<String, String>,
+    schema: SchemaRef,
+    keys: Vec<PartitionKey>,
+) -> TableMeta {
+    TableMeta {
+        id: NO_TABLE,
+        database: FILES.to_owned(),
+        name: name.to_owned(),
+        kind: TableKind::External,
+        location: location.to_string(),
+        schema,
+        keys,
+        comment: None,
+        properties,
+        storage,
+        view: None,
+        version: 0,
+        created_ms: 0,
+        as_of: None,
+        delta: None,
     }
 }
 

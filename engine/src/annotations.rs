@@ -1,5 +1,4 @@
-//! What a plan says of a Parquet file that the file does not say of itself: under which names it keeps columns, and which of its rows are
-//! still the table's. Both travel where plans have a schema of the file, whose metadata nothing else reads.
+//! What a plan says of a Parquet file that the file does not say of itself: how it calls columns, and which of its rows are still the table's. Both travel where plans have a schema of the file, whose metadata nothing else reads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,8 +10,13 @@ use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 
-/// Prefix of the words that say under which name files keep a column.
+use crate::file_names::{FileName, FileNames};
+
+/// Prefix of the words that say how files call a column and the fields inside of it, by its place among [`FileNames`] and the column. What
+/// follows is a name behind [`NAME`], or a number.
 const COLUMN: &str = "windlass.column.";
+/// Prefix of a name.
+const NAME: char = '=';
 /// The word that says which rows are left.
 const ROWS: &str = "windlass.rows";
 
@@ -47,18 +51,38 @@ impl KeptRows {
     }
 }
 
-/// What travels with a file: the names that it has for columns which the table calls otherwise, and its rows that are left, if not all are.
-pub fn annotations<'a>(names: impl IntoIterator<Item = (&'a str, &'a str)>, rows: Option<&KeptRows>) -> Option<SchemaRef> {
-    let names = names.into_iter().map(|(column, name)| (format!("{COLUMN}{column}"), name.to_owned()));
+/// What travels with a file: how it calls columns that the table calls otherwise, and its rows that are left, if not all are.
+pub fn annotations(names: &FileNames, rows: Option<&KeptRows>) -> Option<SchemaRef> {
+    let word = |(column, place, name): (&String, usize, &FileName)| {
+        let name = match name {
+            FileName::Name(name) => format!("{NAME}{name}"),
+            FileName::Id(id) => id.to_string(),
+        };
+        (format!("{COLUMN}{place}.{column}"), name)
+    };
+    let names = names.iter().flat_map(|(column, names)| names.iter().enumerate().map(move |(place, name)| word((column, place, name))));
     let words: HashMap<_, _> = names.chain(rows.map(|rows| (ROWS.to_owned(), rows.0.to_string()))).collect();
     (!words.is_empty()).then(|| Arc::new(Schema::empty().with_metadata(words)))
 }
 
-/// The names that all files of a scan have for columns which the table calls otherwise.
-pub(crate) fn column_names(scan: &FileScanConfig) -> HashMap<String, String> {
+/// How all files of a scan call columns that the table calls otherwise.
+pub(crate) fn file_names(scan: &FileScanConfig) -> FileNames {
     let words = scan.file_groups.iter().flat_map(|group| group.files()).find_map(|file| file.arrow_schema.as_ref());
-    let words = words.into_iter().flat_map(|words| words.metadata());
-    words.filter_map(|(word, name)| Some((word.strip_prefix(COLUMN)?.to_owned(), name.clone()))).collect()
+    let names = words.into_iter().flat_map(|words| words.metadata()).filter_map(|(word, name)| {
+        let (place, column) = word.strip_prefix(COLUMN)?.split_once('.')?;
+        let name = match name.strip_prefix(NAME) {
+            Some(name) => FileName::Name(name.to_owned()),
+            None => FileName::Id(name.parse().ok()?),
+        };
+        Some((column.to_owned(), place.parse::<usize>().ok()?, name))
+    });
+    let mut names = names.collect::<Vec<_>>();
+    names.sort_unstable_by_key(|(_, place, _)| *place);
+    let mut found = FileNames::new();
+    for (column, _, name) in names {
+        found.entry(column).or_default().push(name);
+    }
+    found
 }
 
 /// The file as the reader must be asked for it: with the rows that are left.
@@ -77,7 +101,7 @@ mod tests {
     fn rows_that_are_left_survive_their_words() {
         let left = |rows: u64, deleted: &[u64]| {
             let kept = KeptRows::without(rows, deleted)?;
-            let file = PartitionedFile { arrow_schema: annotations([], Some(&kept)), ..PartitionedFile::new("f", 1) };
+            let file = PartitionedFile { arrow_schema: annotations(&FileNames::new(), Some(&kept)), ..PartitionedFile::new("f", 1) };
             let file = annotated(file).unwrap();
             assert_eq!(file.arrow_schema, None, "the reader would take it for the file's columns");
             let selection = file.extensions.get::<ParquetRowSelection>().unwrap().selection().clone();

@@ -18,6 +18,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr_adapter::{DefaultPhysicalExprAdapter, PhysicalExprAdapter, PhysicalExprAdapterFactory};
 
+use crate::file_names::{FileNames, Seen};
+
 /// A column of a file that cannot be read as its table's. `Display` names the column; the caller knows the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -64,6 +66,10 @@ impl<'a> FileColumns<'a> {
 }
 
 impl Mismatch {
+    pub(crate) fn new(what: String) -> Self {
+        Self(what)
+    }
+
     /// A column that has type `found` in the file at hand and type `expected` in the table, or in other files.
     pub fn of_types(column: &str, found: &DataType, expected: &DataType) -> Self {
         Self(format!("column '{column}' is {found} here, which cannot be read as {expected}"))
@@ -168,8 +174,13 @@ enum Structs {
 }
 
 fn reads_nested(column: &DataType, file: &DataType, structs: Structs) -> bool {
-    use DataType::{Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, Float16, Float32, LargeBinary};
-    use DataType::{LargeList, LargeListView, LargeUtf8, List, ListView, Map, RunEndEncoded, Struct, Time32, Time64, Timestamp, Utf8};
+    use DataType::{
+        Binary, BinaryView, Date32, Date64, Dictionary, FixedSizeBinary, FixedSizeList, Float16, Float32, Float64, LargeBinary,
+    };
+    use DataType::{
+        Int8, Int16, Int32, LargeList, LargeListView, LargeUtf8, List, ListView, Map, RunEndEncoded, Struct, Time32, Time64, Timestamp,
+        Utf8,
+    };
     match (column, file) {
         (DataType::Utf8View, file) => reads_nested(&Utf8, file, structs),
         (BinaryView, file) => reads_nested(&Binary, file, structs),
@@ -211,7 +222,8 @@ fn reads_nested(column: &DataType, file: &DataType, structs: Structs) -> bool {
         // INT96 has no zone to say, and means instants in UTC where the table has them.
         (Timestamp(_, Some(zone)), Timestamp(_, None)) => matches!(zone.as_ref(), "UTC" | "+00:00"),
         (Timestamp(_, Some(_)), Timestamp(_, Some(_))) => true,
-        _ => widens(column, file),
+        (Timestamp(_, None), Date32) | (Float64, Int8 | Int16 | Int32) => true,
+        _ => widens(column, file) || holds_integers(column, file),
     }
 }
 
@@ -260,39 +272,47 @@ fn digits(data_type: &DataType) -> Option<(i16, i16)> {
     }
 }
 
+/// Whether a decimal has place for every value of an integer.
+fn holds_integers(decimal: &DataType, integer: &DataType) -> bool {
+    let needed = match integer {
+        DataType::Int8 => 3,
+        DataType::Int16 => 5,
+        DataType::Int32 => 10,
+        DataType::Int64 => 19,
+        _ => return false,
+    };
+    digits(decimal).is_some_and(|(precision, scale)| precision - scale >= needed)
+}
+
 /// Makes readers find columns as [`FileColumns`] does, and refuse those that do not fit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct EvolvedColumns {
-    /// The names that files have for columns which the table calls otherwise. Such a column goes by no other name.
-    pub(crate) names: HashMap<String, String>,
+    /// Of the columns that files call otherwise than the table.
+    pub(crate) names: FileNames,
 }
 
 impl PhysicalExprAdapterFactory for EvolvedColumns {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        let seen = match self.names.is_empty() {
+            true => None,
+            false => Some(Seen::new(&self.names, &table, Arc::clone(&file)).map_err(|error| DataFusionError::External(Box::new(error)))?),
+        };
+        let file = seen.as_ref().map_or(file, |seen| Arc::clone(&seen.schema));
         let columns = FileColumns::new(&file);
         let mut differing = HashMap::new();
-        let mut spell = |column: &FieldRef| {
-            let wanted = match self.names.get(column.name()) {
-                Some(name) => Arc::new(column.as_ref().clone().with_name(name)),
-                None => Arc::clone(column),
-            };
-            match columns.find(&wanted) {
-                Ok(found) => {
-                    let name = found.map_or_else(|| wanted.name(), |found| found.name());
-                    if name == column.name() {
-                        return Arc::clone(column);
-                    }
-                    differing.insert(column.name().clone(), Ok(name.clone()));
-                    Arc::new(column.as_ref().clone().with_name(name))
-                }
-                Err(mismatch) => {
-                    differing.insert(column.name().clone(), Err(mismatch));
-                    Arc::clone(column)
-                }
+        let mut spell = |column: &FieldRef| match columns.find(column) {
+            Ok(Some(found)) if found.name() != column.name() => {
+                differing.insert(column.name().clone(), Ok(found.name().clone()));
+                Arc::new(column.as_ref().clone().with_name(found.name()))
+            }
+            Ok(_) => Arc::clone(column),
+            Err(mismatch) => {
+                differing.insert(column.name().clone(), Err(mismatch));
+                Arc::clone(column)
             }
         };
         let spelled = Arc::new(Schema::new(table.fields().iter().map(&mut spell).collect::<Vec<_>>()));
-        Ok(Arc::new(Adapter { differing, inner: DefaultPhysicalExprAdapter::new(spelled, file) }))
+        Ok(Arc::new(Adapter { differing, inner: DefaultPhysicalExprAdapter::new(spelled, file), seen }))
     }
 }
 
@@ -301,6 +321,8 @@ struct Adapter {
     /// Columns of the table that the file spells otherwise, and those that it has with another type.
     differing: HashMap<String, Result<String, Mismatch>>,
     inner: DefaultPhysicalExprAdapter,
+    /// How the file looks to `inner`, if not as it is.
+    seen: Option<Seen>,
 }
 
 impl PhysicalExprAdapter for Adapter {
@@ -313,7 +335,11 @@ impl PhysicalExprAdapter for Adapter {
                 None => Ok(Transformed::no(node)),
             }
         };
-        self.inner.rewrite(expr.transform(spell)?.data)
+        let rewritten = self.inner.rewrite(expr.transform(spell)?.data)?;
+        match &self.seen {
+            Some(seen) => seen.restore(rewritten),
+            None => Ok(rewritten),
+        }
     }
 }
 

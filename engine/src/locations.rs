@@ -108,7 +108,7 @@ fn canonical_scheme(scheme: &str) -> Option<&'static str> {
         "s3" | "s3a" | "s3n" => "s3",
         "gs" | "gcs" => "gs",
         "az" | "azure" => "az",
-        "abfss" | "abfs" => "abfss",
+        "abfss" | "abfs" | "wasbs" | "wasb" => "abfss",
         _ => return None,
     })
 }
@@ -117,7 +117,12 @@ impl Objects {
     /// Errors: `Malformed`. Its text does not repeat what may be a password.
     fn parse(text: &str, scheme: &'static str) -> Result<Self, LocationError> {
         let rest = text.split_once(':').map_or("", |(_, rest)| rest);
-        let url = Url::parse(&format!("{scheme}:{rest}")).map_err(|error| malformed(&without_user(text), error))?;
+        let mut url = Url::parse(&format!("{scheme}:{rest}")).map_err(|error| malformed(&without_user(text), error))?;
+        // Azure has two names for an account, one for each of its interfaces; what lies there is the same.
+        if let Some((account, cloud)) = url.host_str().filter(|_| scheme == "abfss").and_then(|host| host.split_once(".blob.")) {
+            let host = format!("{account}.dfs.{cloud}");
+            url.set_host(Some(&host)).map_err(|error| malformed(&without_user(text), error))?;
+        }
         let wrong = |reason: &str| Err(malformed(&without_user(text), reason));
         let is_name =
             |name: &str| !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
@@ -161,7 +166,14 @@ impl Locations {
                 Place::Objects(objects) => Prefix::Objects(objects),
             })
         };
-        Ok(Self { prefixes: prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?, stores: Arc::default(), cache: None })
+        let mut different = Vec::new();
+        for text in prefixes {
+            let prefix = prefix(text)?;
+            if !different.contains(&prefix) {
+                different.push(prefix);
+            }
+        }
+        Ok(Self { prefixes: different.into(), stores: Arc::default(), cache: None })
     }
 
     /// The same locations, their object stores reached as described. Buckets that no description fits are reached as the environment says.
@@ -346,7 +358,10 @@ mod tests {
         assert_eq!(url("s3://lake/raw").as_deref(), Ok("s3://lake/raw/"));
         assert_eq!(url("s3://lake/raw/%2e%2e%2ft"), Err(Kind::Invalid), "hidden climbing");
         assert_eq!(url("gs://all").as_deref(), Ok("gs://all/"));
-        assert_eq!(url("abfs://box@acc.dfs.core.windows.net/in/t").as_deref(), Ok("abfss://box@acc.dfs.core.windows.net/in/t/"));
+        for azure in ["abfs://box@acc.dfs.core.windows.net", "wasbs://box@acc.blob.core.windows.net", "wasb://box@acc.dfs.core.windows.net"]
+        {
+            assert_eq!(url(&format!("{azure}/in/t")).as_deref(), Ok("abfss://box@acc.dfs.core.windows.net/in/t/"), "{azure}");
+        }
         for outside in [
             "s3://lake",
             "s3://lake/rawer",

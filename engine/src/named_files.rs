@@ -21,7 +21,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 
-use crate::annotations::{annotated, column_names};
+use crate::annotations::{annotated, file_names};
 use crate::evolution::{EvolvedColumns, Mismatch};
 use crate::formats::FormattedFiles;
 use crate::page_index::PinnedReaders;
@@ -38,7 +38,7 @@ pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>, runtime: &RuntimeEnv) -> Resu
             Some(scan) => {
                 let scan = FileScanConfigBuilder::from(scan.clone())
                     .with_source(source(scan, runtime)?)
-                    .with_expr_adapter(Some(Arc::new(EvolvedColumns { names: column_names(scan) })))
+                    .with_expr_adapter(Some(Arc::new(EvolvedColumns { names: file_names(scan) })))
                     .build();
                 Transformed::yes(DataSourceExec::from_data_source(scan) as _)
             }
@@ -50,6 +50,9 @@ pub fn prepare_scans(plan: Arc<dyn ExecutionPlan>, runtime: &RuntimeEnv) -> Resu
 
 fn source(scan: &FileScanConfig, runtime: &RuntimeEnv) -> Result<Arc<dyn FileSource>> {
     let is_local = scan.object_store_url.as_str().starts_with("file:");
+    if let Some(formatted) = FormattedFiles::of(scan, is_local)? {
+        return Ok(formatted);
+    }
     let planned = scan.file_source();
     if let Some(parquet) = planned.downcast_ref::<ParquetSource>() {
         let store = runtime.object_store(&scan.object_store_url)?;
@@ -57,10 +60,7 @@ fn source(scan: &FileScanConfig, runtime: &RuntimeEnv) -> Result<Arc<dyn FileSou
         let readers = Arc::new(PinnedReaders { store, is_local, footers });
         return Ok(Arc::new(NamedFiles { inner: Arc::new(parquet.clone().with_parquet_file_reader_factory(readers)) }));
     }
-    match FormattedFiles::of(scan, is_local)? {
-        Some(formatted) => Ok(formatted),
-        None => Ok(Arc::new(NamedFiles { inner: Arc::clone(planned) })),
-    }
+    Ok(Arc::new(NamedFiles { inner: Arc::clone(planned) }))
 }
 
 /// An error that names `file`, unless it is not the file's, or one of the store, which names it already and which may be tried again.

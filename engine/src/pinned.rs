@@ -44,6 +44,15 @@ fn number(etag: &str) -> u32 {
 #[error("file '/{0}' is not the one that the catalog knows: it was replaced or changed. MSCK REPAIR TABLE registers it again")]
 struct Replaced(Path);
 
+/// Why a file that was planned is not there.
+#[derive(Debug, thiserror::Error)]
+enum Gone {
+    #[error("it was deleted after the catalog had got to know it. MSCK REPAIR TABLE forgets it")]
+    Registered,
+    #[error("the table's log lists it, but it was deleted, as VACUUM does with the files of older versions")]
+    Logged,
+}
+
 /// A file as it was planned. Requests carry it to the store as an extension, so that what is kept of an answer is kept of this file.
 #[derive(Debug, Clone)]
 pub(crate) struct Pin {
@@ -68,16 +77,31 @@ impl PinnedFile {
 impl Pin {
     /// Whether the plan tells the file from any other that has been or will be in its place.
     pub(crate) fn is_exact(&self) -> bool {
-        let planned = &self.file.last_modified;
-        !self.is_local && planned.timestamp() != 0 && !planned.timestamp_subsec_nanos().is_multiple_of(MARKS)
+        !self.is_local && !self.file.last_modified.timestamp_subsec_nanos().is_multiple_of(MARKS)
+    }
+
+    /// Whether the plan has the file from a log, and says so with the beginning of time: no log knows when an object was made.
+    fn knows_no_time(&self) -> bool {
+        self.file.last_modified.timestamp() == 0
+    }
+
+    /// An error of the store, with what to do about a file that is not there.
+    fn explained(&self, error: Error) -> Error {
+        match error {
+            Error::NotFound { path, .. } => {
+                let source = Box::new(if self.knows_no_time() { Gone::Logged } else { Gone::Registered });
+                Error::NotFound { path, source }
+            }
+            other => other,
+        }
     }
 
     /// Errors: `Precondition` if what was found is another file.
     pub(crate) fn check(&self, found: &ObjectMeta) -> Result<()> {
         let (planned, changed) = (&self.file.last_modified, &found.last_modified);
         let is_same = match (planned.timestamp_subsec_nanos() % MARKS, found.e_tag.as_deref().map(number)) {
-            // A plan that knows no time says so with the beginning of time.
-            _ if planned.timestamp() == 0 => true,
+            // Its mark, if it has one, is none that a store knows.
+            _ if self.knows_no_time() => true,
             _ if self.is_local => planned.timestamp_millis() == changed.timestamp_millis(),
             (0, _) | (_, None) => planned.timestamp() == changed.timestamp(),
             (mark, Some(found)) => mark == found,
@@ -104,14 +128,14 @@ impl fmt::Display for PinnedFile {
 impl ObjectStore for PinnedFile {
     async fn get_opts(&self, location: &Path, mut options: GetOptions) -> Result<GetResult> {
         options.extensions.insert(self.pin.clone());
-        let answer = self.store.get_opts(location, options).await?;
+        let answer = self.store.get_opts(location, options).await.map_err(|error| self.pin.explained(error))?;
         self.pin.check(&answer.meta)?;
         Ok(answer)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         if self.pin.is_local {
-            let bytes = self.store.get_ranges(location, ranges).await?;
+            let bytes = self.store.get_ranges(location, ranges).await.map_err(|error| self.pin.explained(error))?;
             // Afterwards: a file that takes the place of another stays there.
             self.pin.check(&self.store.head(location).await?)?;
             return Ok(bytes);
@@ -210,5 +234,16 @@ mod tests {
         std::fs::write(&file, "56789").unwrap();
         refused(read(&timed, true).await);
         refused(read(&timed, false).await);
+
+        std::fs::remove_file(&file).unwrap();
+        let logged = ObjectMeta { last_modified: std::time::UNIX_EPOCH.into(), ..timed.clone() };
+        for (meta, word) in [(&timed, "MSCK"), (&logged, "VACUUM")] {
+            for is_local in [true, false] {
+                let (ranges, whole) = read(meta, is_local).await;
+                for error in [ranges.unwrap_err(), whole.unwrap_err()] {
+                    assert!(matches!(error, Error::NotFound { .. }) && error.to_string().contains(word), "{error}");
+                }
+            }
+        }
     }
 }

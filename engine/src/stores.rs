@@ -9,6 +9,7 @@ mod leftovers;
 mod local;
 pub(crate) mod ranges;
 mod remote;
+mod secrets;
 mod uploads;
 
 use std::collections::HashMap;
@@ -126,8 +127,7 @@ impl StoreOptions {
         match store.scheme() {
             "s3" => Ok(Arc::new(self.s3(bucket).build()?)),
             "gs" => self.connect_gcs(bucket),
-            "az" => self.connect_azure(bucket, None),
-            _ => self.connect_azure(store.username(), bucket.split('.').next()),
+            _ => self.connect_azure(store),
         }
     }
 
@@ -169,9 +169,8 @@ impl StoreOptions {
         Ok(Arc::new(builder.build()?))
     }
 
-    fn connect_azure(&self, container: &str, account: Option<&str>) -> object_store::Result<Arc<dyn ObjectStore>> {
+    fn connect_azure(&self, store: &Url) -> object_store::Result<Arc<dyn ObjectStore>> {
         let mut builder = MicrosoftAzureBuilder::from_env()
-            .with_container_name(container)
             .with_client_options(self.client())
             .with_retry(self.retry())
             .with_skip_signature(self.anonymous);
@@ -180,12 +179,17 @@ impl StoreOptions {
                 builder = builder.with_config(key.parse()?, value);
             }
         }
-        if let Some(account) = account {
-            builder = builder.with_account(account);
-        }
-        if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint.clone());
-        }
+        let host = store.host_str().unwrap_or_default();
+        builder = match &self.endpoint {
+            // Containers of an endpoint are found below it, whatever host the URL names.
+            Some(endpoint) if store.scheme() == "abfss" => {
+                let account = host.split_once('.').map_or(host, |(account, _)| account);
+                builder.with_endpoint(endpoint.clone()).with_account(account).with_container_name(store.username())
+            }
+            Some(endpoint) => builder.with_endpoint(endpoint.clone()).with_container_name(host),
+            // Errors: a host that is none of Azure's.
+            None => builder.with_url(store.as_str()),
+        };
         Ok(Arc::new(builder.build()?))
     }
 }

@@ -4,19 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use windlass_client::Connection;
-use windlass_tests::{Cluster, fixtures, rows};
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
-async fn error(connection: &Connection, sql: &str) -> String {
-    match connection.collect(sql).await {
-        Ok(_) => panic!("no error from: {sql}"),
-        Err(error) => error.to_string(),
-    }
-}
+use windlass_tests::cluster::Options;
+use windlass_tests::sql::{cells, error};
+use windlass_tests::{Cluster, fixtures};
 
 fn commit(table: &Path, version: u64, actions: &[Value]) {
     let log = table.join("_delta_log");
@@ -52,7 +42,7 @@ fn day(table: &Path, day: &str) -> Value {
 async fn commits_of_others_are_read_and_nothing_is_written() {
     let cluster = Cluster::start(2).await;
     let connection = cluster.connect().await;
-    let run = async |sql: &str| connection.collect(sql).await.map(drop).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let run = async |sql: &str| drop(cells(&connection, sql).await);
     let table = cluster.data().join("lake/sales");
     let begin_at = |features: &[&str]| [&begin(features)[..], &[day(&table, "2024-01-01")]].concat();
     commit(&table, 0, &begin_at(&["deletionVectors"]));
@@ -137,4 +127,35 @@ async fn commits_of_others_are_read_and_nothing_is_written() {
     assert!(message.contains("'default.sold'") && message.contains("fooBar"), "{message}");
     assert_eq!(cells(&connection, "DESCRIBE sold").await.len(), 2);
     run("DROP TABLE sold").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_read_without_a_table() {
+    let cluster = Cluster::start_as(Options { executors: 2, read_files: true, ..Options::default() }).await;
+    let connection = cluster.connect().await;
+    let table = cluster.data().join("sales");
+    commit(&table, 0, &[&begin(&[])[..], &[day(&table, "2024-01-01")]].concat());
+    commit(&table, 1, &[day(&table, "2024-01-02")]);
+    let path = table.display();
+    for engine in ["local", "pipelined", "staged"] {
+        cells(&connection, &format!("SET windlass.engine = '{engine}'")).await;
+        for (moment, rows) in [("", "20"), (", version => 0", "10"), (", timestamp => now() + INTERVAL '1' DAY", "20")] {
+            let sql = format!("SELECT count(*), max(n) FROM read_delta('{path}'{moment}) AS s WHERE s.n >= 0");
+            assert_eq!(cells(&connection, &sql).await, [[rows, "9"]], "{engine}: {sql}");
+        }
+    }
+    let both =
+        format!("SELECT count(*) FROM read_delta('{path}') a JOIN read_delta('{path}', version => 0) b ON a.n = b.n AND a.day > b.day");
+    assert_eq!(cells(&connection, &both).await, [["10"]]);
+    for (call, word) in [
+        (format!("read_delta('{path}', version => 2)"), "no version 2"),
+        (format!("read_delta('{path}', 0)"), "'version => ...'"),
+        (format!("read_delta('{path}', version => 0, timestamp => now())"), "'version => ...'"),
+        (format!("read_parquet('{path}', version => 0)"), "one location in quotes"),
+        (format!("read_delta('{path}/day=2024-01-01')"), "no Delta log"),
+        ("read_delta('/etc')".to_owned(), "allowed_locations"),
+    ] {
+        let message = error(&connection, &format!("SELECT * FROM {call}")).await;
+        assert!(message.contains(word), "{call}: {message}");
+    }
 }

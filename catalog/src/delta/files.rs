@@ -54,6 +54,8 @@ pub(super) struct Files {
 struct File {
     url: String,
     size: u64,
+    /// When it was written, by the log.
+    written_ms: i64,
     /// Without those that are deleted.
     rows: Option<u64>,
     kept: Option<KeptRows>,
@@ -135,9 +137,10 @@ impl Files {
             file: NewFile {
                 url: file.url.clone(),
                 size: file.size,
-                // The log has a time, but not for certain that of the object. No other file ever gets the name.
+                // The log has a time, but not for certain that of the object. No other file ever gets the name, or at least not with the
+                // same time in the log.
                 modified_ms: 0,
-                etag: None,
+                etag: Some(file.written_ms.to_string()),
                 rows: file.rows,
                 statistics: self.statistics(table, version, file),
                 kept_rows: file.kept.clone(),
@@ -171,8 +174,7 @@ impl Files {
             ColumnStatistics {
                 null_count: nulls,
                 min_value: bound(value(least)),
-                // NaN is in no statistics, but is the greatest value.
-                max_value: bound(value(greatest).and_then(rounded_up).filter(|_| !data_type.is_floating())),
+                max_value: bound(value(greatest).and_then(rounded_up)),
                 ..ColumnStatistics::new_unknown()
             }
         };
@@ -235,6 +237,7 @@ impl Found {
             partition.push(File {
                 url: url_of(&log.root, path)?,
                 size: u64::try_from(columns.size.value(row)).map_err(|_| malformed(format!("file '{path}' has a negative size")))?,
+                written_ms: columns.written_ms.value(row),
                 rows,
                 kept: None,
                 statistics: (self.statistics.len(), row),
@@ -320,6 +323,7 @@ impl Found {
 struct Columns<'a> {
     path: &'a StringArray,
     size: &'a Int64Array,
+    written_ms: &'a Int64Array,
     vectors: Option<&'a StructArray>,
     statistics: Option<&'a StructArray>,
     /// Typed as the table's keys.
@@ -339,6 +343,7 @@ impl<'a> Columns<'a> {
         Ok(Self {
             path: column("path")?.as_string_opt().ok_or_else(|| missing("path"))?,
             size: column("size")?.as_primitive_opt().ok_or_else(|| missing("size"))?,
+            written_ms: column("modificationTime")?.as_primitive_opt().ok_or_else(|| missing("modificationTime"))?,
             vectors: record("deletionVector"),
             statistics: record("stats_parsed"),
             keys: version.keys().iter().zip(version.names().1).map(key).collect::<std::result::Result<_, _>>()?,

@@ -1,13 +1,17 @@
 use std::fs;
 
-use datafusion::arrow::array::{ArrayRef, StringArray, TimestampNanosecondArray};
+use datafusion::arrow::array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampNanosecondArray};
+use datafusion::arrow::buffer::OffsetBuffer;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionStateBuilder;
+use datafusion::parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use datafusion::prelude::SessionContext;
 use datafusion_proto::bytes::{physical_plan_from_bytes, physical_plan_to_bytes};
 use serde_json::{Value, json};
 use windlass_engine::WindlassOptions;
+use windlass_engine::file_names::{FileName, FileNames};
 use windlass_engine::formats::Storage;
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::session::session_config;
@@ -255,7 +259,9 @@ async fn deleted_rows_and_renamed_columns_are_not_read() {
     });
     lake.commit(0, &[&begin[..], &[file]].concat());
     let table = lake.create().await.unwrap();
-    assert_eq!(table.delta.as_ref().unwrap().renamed().collect::<Vec<_>>(), [("b", "a"), ("a", "col-2")]);
+    let name = |name: &str| vec![FileName::Name(name.to_owned())];
+    let renamed = FileNames::from([("b".to_owned(), name("a")), ("a".to_owned(), name("col-2"))]);
+    assert_eq!(*table.delta.as_ref().unwrap().file_names(), renamed);
     assert_eq!(lake.catalog.totals(&table).await.unwrap().rows, Some(24));
     for (sql, rows) in [
         ("SELECT count(*), sum(b), count(a), min(k) FROM t", vec!["24,363,0,x"]),
@@ -269,22 +275,59 @@ async fn deleted_rows_and_renamed_columns_are_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn fields_are_found_by_their_names_and_numbers_in_files() {
+    let mapped = |name: &str, id: i32, physical: &str, data_type: Value| {
+        let metadata = json!({"delta.columnMapping.id": id, "delta.columnMapping.physicalName": physical});
+        json!({"name": name, "type": data_type, "nullable": true, "metadata": metadata})
+    };
+    // `s.x` was renamed `s.y`, and another `s.x` was added; numbers say the same.
+    let inside =
+        |id: i32| json!({"type": "struct", "fields": [mapped("y", id, "x", json!("long")), mapped("x", id + 1, "new", json!("string"))]});
+    let items = json!({"type": "array", "elementType": inside(6), "containsNull": true});
+    let columns = [mapped("id", 1, "id", json!("integer")), mapped("s", 2, "col-2", inside(3)), mapped("l", 5, "l", items)];
+    let numbered = |name: &str, id: i32, data_type: DataType| {
+        Field::new(name, data_type, true).with_metadata([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())].into())
+    };
+    let record = |id| StructArray::new(vec![numbered("x", id, DataType::Int64)].into(), vec![Arc::new(Int64Array::from(vec![7, 8]))], None);
+    let item = Arc::new(Field::new("element", record(6).data_type().clone(), true));
+    let list = ListArray::new(Arc::clone(&item), OffsetBuffer::from_lengths([2, 0]), Arc::new(record(6)), None);
+    let schema = Schema::new(vec![
+        numbered("id", 1, DataType::Int32),
+        numbered("col-2", 2, record(3).data_type().clone()),
+        numbered("l", 5, DataType::List(item)),
+    ]);
+    let rows = RecordBatch::try_new(Arc::new(schema), vec![ints(0..2), Arc::new(record(3)), Arc::new(list)]).unwrap();
+    for mode in ["name", "id"] {
+        let lake = Lake::new().await;
+        let configuration = json!({"delta.columnMapping.mode": mode, "delta.columnMapping.maxColumnId": "7"});
+        let begin = [protocol(&["columnMapping"]), metadata("one", &columns, &[], configuration)];
+        let mut writer = ArrowWriter::try_new(fs::File::create(lake.directory.path("f")).unwrap(), rows.schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+        let size = fs::metadata(lake.directory.path("f")).unwrap().len();
+        let add = json!({"add": {"path": "f", "partitionValues": {}, "size": size, "modificationTime": 5, "dataChange": true}});
+        lake.commit(0, &[&begin[..], &[add]].concat());
+        lake.create().await.unwrap();
+        for (sql, rows) in [
+            ("SELECT id, s, l FROM t", vec!["0,{y: 7, x: },[{y: 7, x: }, {y: 8, x: }]", "1,{y: 8, x: },[]"]),
+            ("SELECT id FROM t WHERE s['y'] = 8", vec!["1"]),
+            ("SELECT count(*) FROM t WHERE s['x'] IS NULL", vec!["2"]),
+            ("SELECT sum(s['y']) FROM t", vec!["15"]),
+        ] {
+            assert_eq!(lake.now(sql).await.0, rows, "{sql} by {mode}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_is_refused_by_name() {
     let lake = Lake::new().await;
     let id = || column("id", "integer");
     let nothing = lake.create().await.unwrap_err();
     assert!(nothing.kind() == Kind::Invalid && nothing.to_string().contains("no Delta log"), "{nothing}");
-    let nested = json!({"type": "struct", "fields": [
-        {"name": "x", "type": "long", "nullable": true, "metadata": {"delta.columnMapping.id": 2, "delta.columnMapping.physicalName": "col-2"}},
-    ]});
-    let record = json!({"name": "s", "type": nested, "nullable": true,
-        "metadata": {"delta.columnMapping.id": 1, "delta.columnMapping.physicalName": "s"}});
-    let mode = |mode: &str| json!({"delta.columnMapping.mode": mode, "delta.columnMapping.maxColumnId": "2"});
     for (version, actions, word) in [
         (0, vec![protocol(&["fooBar"]), metadata("a", &[id()], &[], json!({}))], "fooBar"),
         (0, vec![protocol(&["variantType"]), metadata("b", &[id()], &[], json!({}))], "variantType"),
-        (0, vec![protocol(&["columnMapping"]), metadata("c", std::slice::from_ref(&record), &[], mode("id"))], "columnMapping"),
-        (0, vec![protocol(&["columnMapping"]), metadata("d", &[record], &[], mode("name"))], "'s' uses 'columnMapping'"),
         (0, vec![protocol(&[]), metadata("e", &[id(), column("v", "void")], &[], json!({}))], "'v' is void"),
         (0, vec![protocol(&[]), metadata("f", &[id(), column("d", "double")], &["d"], json!({}))], "'d' is double"),
     ] {
@@ -314,7 +357,7 @@ async fn what_cannot_be_read_is_refused_by_name() {
 #[test]
 fn statements_agree_with_the_log_or_say_nothing() {
     use crate::ddl::{DdlStatement, parse};
-    use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use datafusion::arrow::datatypes::TimeUnit;
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let schema = Schema::new(vec![Field::new("id", DataType::Int32, true), Field::new("at", utc, true)]);
     let keys = [crate::catalog::PartitionKey { name: "k".to_owned(), key_type: KeyType::String, comment: None }];

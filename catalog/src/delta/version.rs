@@ -11,6 +11,7 @@ use delta_kernel::{KernelError, Snapshot, SnapshotRef};
 use object_store::ObjectStore;
 use url::Url;
 use windlass_engine::evolution::plain_type;
+use windlass_engine::file_names::{FileName, FileNames};
 
 use super::engine::Confined;
 use super::{Commit, LOG_DIRECTORY};
@@ -18,7 +19,7 @@ use crate::catalog::{KEYS_MAX, KeyType, PartitionKey, TableMeta};
 use crate::ddl::{Key, key_type};
 use crate::error::{Error, Result};
 
-/// Features that a reader must know, and that we do. Of column mapping only names, see [`columns`].
+/// Features that a reader must know, and that we do.
 const FEATURES: [&str; 7] =
     ["columnMapping", "deletionVectors", "timestampNtz", "typeWidening", "typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck"];
 
@@ -33,8 +34,9 @@ pub struct Version {
     identity: Identity,
     schema: SchemaRef,
     keys: Vec<PartitionKey>,
-    /// What files and the log call the columns and then the keys.
+    /// What the log calls the columns and then the keys, in lists of values and statistics.
     names: Vec<String>,
+    file_names: FileNames,
 }
 
 impl fmt::Debug for Version {
@@ -59,15 +61,13 @@ impl Version {
         &self.keys
     }
 
-    /// The names that files have for columns which the table calls otherwise.
-    pub fn renamed(&self) -> impl Iterator<Item = (&str, &str)> {
-        let pairs = self.schema.fields().iter().map(|field| field.name().as_str()).zip(self.names.iter().map(String::as_str));
-        // Names are found in any case.
-        pairs.filter(|(column, name)| *column != name.to_lowercase())
+    /// How files call columns that the table calls otherwise.
+    pub fn file_names(&self) -> &FileNames {
+        &self.file_names
     }
 
     /// The table as it is in this version.
-    pub(super) fn table(self: &Arc<Self>, table: &TableMeta) -> TableMeta {
+    pub(crate) fn table(self: &Arc<Self>, table: &TableMeta) -> TableMeta {
         TableMeta { schema: Arc::clone(&self.schema), keys: self.keys.clone(), delta: Some(Arc::clone(self)), ..table.clone() }
     }
 
@@ -89,7 +89,7 @@ impl Version {
         &self.snapshot
     }
 
-    /// What files and the log call the columns, and what they call the keys.
+    /// What the log calls the columns, and what it calls the keys.
     pub(super) fn names(&self) -> (&[String], &[String]) {
         self.names.split_at(self.schema.fields().len())
     }
@@ -138,15 +138,11 @@ impl Log {
                 unknown.join("', '")
             )));
         }
-        let is_mapped = match configuration.column_mapping_mode() {
-            ColumnMappingMode::None => false,
-            ColumnMappingMode::Name => true,
-            ColumnMappingMode::Id => return Err(refused("it uses 'columnMapping' by 'id'; only 'name' is read".to_owned())),
-        };
         let identity = (format!("{} {}", configuration.metadata().id(), self.root), snapshot.version(), None);
         let partitioned_by = configuration.logical_partition_columns();
-        let (schema, keys, names) = columns(&snapshot.schema(), partitioned_by, is_mapped).map_err(refused)?;
-        Ok(Version { identity, schema, keys, names, snapshot })
+        let Columns { schema, keys, names, file_names } =
+            columns(&snapshot.schema(), partitioned_by, configuration.column_mapping_mode()).map_err(refused)?;
+        Ok(Version { identity, schema, keys, names, file_names, snapshot })
     }
 
     /// An error of the kernel's.
@@ -166,22 +162,30 @@ impl Log {
     }
 }
 
-/// Columns, keys, and what files call the columns and then the keys. Errors: what is of a kind that we cannot read.
-fn columns(
-    found: &StructType,
-    partitioned_by: &[String],
-    is_mapped: bool,
-) -> std::result::Result<(SchemaRef, Vec<PartitionKey>, Vec<String>), String> {
-    let (mut fields, mut names) = (Vec::new(), Vec::new());
+/// What a schema says of a table, as [`Version`] has it.
+struct Columns {
+    schema: SchemaRef,
+    keys: Vec<PartitionKey>,
+    names: Vec<String>,
+    file_names: FileNames,
+}
+
+/// Errors: what is of a kind that we cannot read.
+fn columns(found: &StructType, partitioned_by: &[String], mapping: ColumnMappingMode) -> std::result::Result<Columns, String> {
+    let (mut fields, mut names, mut file_names) = (Vec::new(), Vec::new(), FileNames::new());
     for field in found.fields().filter(|field| !partitioned_by.contains(field.name())) {
-        check_type(field.data_type(), is_mapped).map_err(|what| format!("column '{}' {what}", field.name()))?;
+        check_type(field.data_type()).map_err(|what| format!("column '{}' {what}", field.name()))?;
         let arrow: ArrowType = field.data_type().try_into_arrow().map_err(|error| format!("column '{}': {error}", field.name()))?;
         let column = Field::new(field.name().to_lowercase(), plain_type(&arrow), true);
         fields.push(match comment(field) {
             Some(comment) => column.with_metadata([("comment".to_owned(), comment)].into()),
             None => column,
         });
-        names.push(name_in_files(field, is_mapped));
+        names.push(physical_name(field, mapping).to_owned());
+        let mut here = Vec::new();
+        if find_names(field, mapping, &mut here)? {
+            file_names.insert(field.name().to_lowercase(), here);
+        }
     }
     if partitioned_by.len() > KEYS_MAX {
         return Err(format!("it has {} partition columns; at most {KEYS_MAX} are possible", partitioned_by.len()));
@@ -197,9 +201,9 @@ fn columns(
         };
         let key_type = found.ok_or_else(|| format!("partition column '{name}' is {}, which keys cannot be", field.data_type()))?;
         keys.push(PartitionKey { name: name.to_lowercase(), key_type, comment: comment(field) });
-        names.push(name_in_files(field, is_mapped));
+        names.push(physical_name(field, mapping).to_owned());
     }
-    Ok((Arc::new(Schema::new(fields)), keys, names))
+    Ok(Columns { schema: Arc::new(Schema::new(fields)), keys, names, file_names })
 }
 
 fn comment(field: &StructField) -> Option<String> {
@@ -209,25 +213,51 @@ fn comment(field: &StructField) -> Option<String> {
     }
 }
 
-fn name_in_files(field: &StructField, is_mapped: bool) -> String {
+/// What the log calls a field, and files do, unless they number their fields.
+fn physical_name(field: &StructField, mapping: ColumnMappingMode) -> &str {
     match field.get_config_value(&ColumnMetadataKey::ColumnMappingPhysicalName) {
-        Some(MetadataValue::String(name)) if is_mapped => name.clone(),
-        _ => field.name().clone(),
+        Some(MetadataValue::String(name)) if mapping != ColumnMappingMode::None => name,
+        _ => field.name(),
+    }
+}
+
+/// Adds what files call a field and then those inside of it; returns whether any of them has another name than in the table.
+fn find_names(field: &StructField, mapping: ColumnMappingMode, names: &mut Vec<FileName>) -> std::result::Result<bool, String> {
+    let is_column = names.is_empty();
+    let differs = if mapping == ColumnMappingMode::Id {
+        let id = match field.get_config_value(&ColumnMetadataKey::ColumnMappingId) {
+            Some(MetadataValue::Number(id)) => i32::try_from(*id).ok(),
+            _ => None,
+        };
+        names.push(FileName::Id(id.ok_or_else(|| format!("it uses 'columnMapping' by 'id', but field '{}' has none", field.name()))?));
+        true
+    } else {
+        let name = physical_name(field, mapping);
+        names.push(FileName::Name(name.to_owned()));
+        // Columns are found in any case, and called in lower case.
+        if is_column { name.to_lowercase() != field.name().to_lowercase() } else { name != field.name() }
+    };
+    Ok(find_names_inside(field.data_type(), mapping, names)? || differs)
+}
+
+fn find_names_inside(data_type: &DataType, mapping: ColumnMappingMode, names: &mut Vec<FileName>) -> std::result::Result<bool, String> {
+    match data_type {
+        DataType::Array(array) => find_names_inside(array.element_type(), mapping, names),
+        DataType::Map(map) => Ok(find_names_inside(map.key_type(), mapping, names)? | find_names_inside(map.value_type(), mapping, names)?),
+        DataType::Struct(fields) => fields.fields().try_fold(false, |differs, field| Ok(find_names(field, mapping, names)? || differs)),
+        DataType::Primitive(_) | DataType::Variant(_) => Ok(false),
     }
 }
 
 /// Errors: what values of a type cannot be read, as the end of a sentence.
-fn check_type(data_type: &DataType, is_mapped: bool) -> std::result::Result<(), String> {
+fn check_type(data_type: &DataType) -> std::result::Result<(), String> {
     match data_type {
         DataType::Primitive(PrimitiveType::Void | PrimitiveType::IntervalYearMonth | PrimitiveType::IntervalDayTime)
         | DataType::Variant(_) => Err(format!("is {data_type}, which Windlass has no type for")),
         DataType::Primitive(_) => Ok(()),
-        DataType::Array(array) => check_type(array.element_type(), is_mapped),
-        DataType::Map(map) => check_type(map.key_type(), is_mapped).and_then(|()| check_type(map.value_type(), is_mapped)),
-        DataType::Struct(fields) => fields.fields().try_for_each(|field| match name_in_files(field, is_mapped) == *field.name() {
-            true => check_type(field.data_type(), is_mapped),
-            false => Err(format!("uses 'columnMapping' for its field '{}'; only columns are renamed", field.name())),
-        }),
+        DataType::Array(array) => check_type(array.element_type()),
+        DataType::Map(map) => check_type(map.key_type()).and_then(|()| check_type(map.value_type())),
+        DataType::Struct(fields) => fields.fields().try_for_each(|field| check_type(field.data_type())),
     }
 }
 

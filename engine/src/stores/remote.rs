@@ -15,14 +15,12 @@ use tokio::sync::Semaphore;
 
 use super::cache::{Key, RANGE_BYTES_MAX, RangeCache};
 use super::failed;
+use super::secrets::{CleanedUpload, cleaned, cleaned_body, without_secrets};
 use crate::locations::Locations;
 use crate::pinned::Pin;
 
 /// Most bytes that a read fetches before it returns. Longer ones are streamed.
 const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
-/// How errors spell answers to credentials that are not accepted.
-const REFUSALS: [&str; 2] = ["status code: 401", "status code: 403"];
 
 /// A bucket of which allowed objects alone can be used, by so many requests at a time.
 ///
@@ -67,7 +65,7 @@ impl Bucket {
 
     async fn limited<T>(&self, request: impl Future<Output = Result<T>>) -> Result<T> {
         let _permit = self.permits.acquire().await.map_err(|closed| Error::Generic { store: "bucket", source: Box::new(closed) })?;
-        request.await.map_err(|error| self.without_secrets(error))
+        request.await.map_err(|error| without_secrets(&self.store, error))
     }
 
     async fn request(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -75,7 +73,7 @@ impl Bucket {
         let has_body = !options.head;
         let request = async {
             let answer = self.inner.get_opts(location, options).await?;
-            if is_short && has_body { whole(answer).await } else { Ok(answer) }
+            if is_short && has_body { whole(answer).await } else { Ok(cleaned_body(&self.store, answer)) }
         };
         self.limited(request).await
     }
@@ -100,33 +98,6 @@ impl Bucket {
         let bytes = cache.read(key, fetch).await?;
         let payload = GetResultPayload::Stream(futures::stream::once(async move { Ok(bytes) }).boxed());
         Ok(GetResult { payload, meta, range, attributes: Attributes::new() })
-    }
-
-    /// What a store says to credentials that it refuses repeats parts of them: the documents that it answers with are left out.
-    fn without_secrets(&self, error: Error) -> Error {
-        let refused = |path: String| {
-            let source = format!("'{}' refuses the credentials of this process", self.store).into();
-            Error::PermissionDenied { path, source }
-        };
-        match error {
-            Error::PermissionDenied { path, .. } | Error::Unauthenticated { path, .. } => refused(path),
-            // Answers to listings are not told apart.
-            Error::Generic { store, source } => {
-                let text = source.to_string();
-                let document = ["<?xml", "<Error", "<!DOCTYPE"].iter().filter_map(|start| text.find(start)).min();
-                match document {
-                    _ if REFUSALS.iter().any(|status| text.contains(status)) => refused(String::new()),
-                    Some(start) => Error::Generic { store, source: text[..start].trim_end_matches([' ', ':']).into() },
-                    None => Error::Generic { store, source },
-                }
-            }
-            other => other,
-        }
-    }
-
-    fn cleaned<'a, T: Send + 'a>(&self, answers: BoxStream<'a, Result<T>>) -> BoxStream<'a, Result<T>> {
-        let bucket = self.clone();
-        answers.map(move |answer| answer.map_err(|error| bucket.without_secrets(error))).boxed()
     }
 }
 
@@ -159,7 +130,8 @@ impl ObjectStore for Bucket {
     /// The parts are not counted: one writer sends a few at a time.
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         self.check(location)?;
-        self.limited(self.inner.put_multipart_opts(location, options)).await
+        let inner = self.limited(self.inner.put_multipart_opts(location, options)).await?;
+        Ok(Box::new(CleanedUpload { inner, bucket: self.store.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -178,19 +150,19 @@ impl ObjectStore for Bucket {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let guard = self.clone();
         let checked = locations.map(move |location| location.and_then(|path| guard.check(&path).map(|()| path))).boxed();
-        self.cleaned(self.inner.delete_stream(checked))
+        cleaned(&self.store, self.inner.delete_stream(checked))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.check_prefix(prefix) {
-            Ok(()) => self.cleaned(self.inner.list(prefix)),
+            Ok(()) => cleaned(&self.store, self.inner.list(prefix)),
             Err(error) => failed(error),
         }
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.check_prefix(prefix) {
-            Ok(()) => self.cleaned(self.inner.list_with_offset(prefix, offset)),
+            Ok(()) => cleaned(&self.store, self.inner.list_with_offset(prefix, offset)),
             Err(error) => failed(error),
         }
     }
