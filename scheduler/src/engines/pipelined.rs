@@ -24,6 +24,7 @@ use super::{Cluster, Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 
 mod failure;
+mod joins;
 mod members;
 mod plan;
 mod run;

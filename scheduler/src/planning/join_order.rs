@@ -2,7 +2,9 @@
 //!
 //! [`JoinOrderRule`] stands where DataFusion's rule for cross joins stood, which would bring every order back to that of the text, and
 //! does its work too. Orders change only where statistics are known and the gain is clear. A plan's statistics are those of what it
-//! reads, which is known when conditions have reached the scans: [`order_joins`] asks the catalog then, and applies the rule again.
+//! reads, which is known when conditions have reached the scans: [`order_joins`] asks the catalog then, and applies the rule again. It
+//! also adds joins that leave rows out below aggregations ([`needed_groups`]), and aggregates below joins what then is less to join
+//! ([`early_groups`]).
 //!
 //! Reading order: [`region`] (what may be reordered), [`estimate`] (rows of one relation, by [`super::estimates`]), [`sizes`] (rows of
 //! joins), [`search`] (the cheapest tree).
@@ -20,17 +22,22 @@ use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
 use windlass_catalog::provider::HiveTable;
 use windlass_engine::{JoinOrder, WindlassOptions};
 
+use self::early_groups::with_early_groups;
+use self::needed_groups::with_needed_groups;
 use self::region::{Region, part};
 use self::search::cheapest;
 use self::sizes::RegionSizes;
 use super::estimates::Estimate;
 
+mod early_groups;
 mod estimate;
+mod needed_groups;
 mod region;
 pub(super) mod search;
 mod sizes;
 
-/// Cost of another order, as a share of the written order's, above which the written order stays: estimates are no better than that.
+/// Cost of another order, as a share of the written order's, above which the written order stays: estimates are no better than that. Joins
+/// that both make say nothing about either, however much they cost.
 const GAIN_MIN: f64 = 0.8;
 
 /// The rule of DataFusion whose place ours takes.
@@ -53,7 +60,10 @@ pub async fn order_joins(state: &SessionState, plan: LogicalPlan) -> Result<Logi
         return Ok(plan);
     }
     load_statistics(state, &plan).await?;
-    let ordered = JoinOrderRule.rewrite(plan, state)?;
+    let needed = needed_groups::Limits::new(state.config_options().optimizer.hash_join_single_partition_threshold);
+    let ordered = with_needed_groups(state, plan, needed)?
+        .transform_data(|plan| JoinOrderRule.rewrite(plan, state))?
+        .transform_data(|plan| with_early_groups(plan, early_groups::Limits::default()))?;
     match ordered.transformed {
         true => state.optimizer().optimize(ordered.data, state, |_, _| {}),
         false => Ok(ordered.data),
@@ -83,14 +93,17 @@ pub fn estimated_rows(plan: &LogicalPlan) -> Option<f64> {
     Estimate::of(plan).map(|estimate| estimate.rows)
 }
 
-/// Whether some joins of a plan could be made in another order.
+/// Whether some joins of a plan could be made in another order, or leave rows out below an aggregation.
 fn has_choice(plan: &LogicalPlan) -> Result<bool> {
-    let mut joins = 0;
+    let (mut joins, mut aggregations) = (0, 0);
+    let mut has_choice = false;
     plan.apply_with_subqueries(|node| {
         joins += usize::from(part(node, false).is_some() && matches!(node, LogicalPlan::Join(_)));
-        Ok(if joins < 2 { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+        aggregations += usize::from(matches!(node, LogicalPlan::Aggregate(_)));
+        has_choice = joins >= 2 || joins == 1 && aggregations > 0;
+        Ok(if has_choice { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
-    Ok(joins >= 2)
+    Ok(has_choice)
 }
 
 /// Gives joins that may be made in any order the cheapest one, and makes joins of products under conditions.
@@ -142,7 +155,7 @@ fn ordered(region: Region, options: &ConfigOptions) -> Result<Option<LogicalPlan
     let sizes = has_choice.then(|| RegionSizes::of(&region, broadcast_bytes)).flatten();
     let cheaper = sizes.and_then(|sizes| {
         let tree = cheapest(&graph, &sizes)?;
-        (tree.cost(&graph, &sizes) < GAIN_MIN * written.cost(&graph, &sizes)).then_some(tree)
+        (tree.cost_beside(&written, &graph, &sizes) < GAIN_MIN * written.cost_beside(&tree, &graph, &sizes)).then_some(tree)
     });
     let tree = cheaper.unwrap_or(written);
     if tree == region.tree && !region.is_loose {
@@ -152,4 +165,4 @@ fn ordered(region: Region, options: &ConfigOptions) -> Result<Option<LogicalPlan
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -26,6 +26,7 @@ use windlass_engine::WindlassOptions;
 use windlass_proto::Kind;
 
 use super::choice::Leaves;
+use super::origins::is_volatile;
 use crate::engines::{Engine, PlannedQuery};
 use crate::error::Error;
 use crate::metrics::PRELUDE_QUERIES_TOTAL;
@@ -119,7 +120,7 @@ impl<'a> Prelude<'a> {
 
     /// The rows of an optimized plan, all of them, that the caller has limited. `None` if there is no telling.
     async fn ask(&mut self, plan: LogicalPlan) -> Option<RecordBatch> {
-        let sources = sources(&plan);
+        let sources = tables(&plan);
         if let Some(asked) = self.asked.iter().find(|asked| asked.is(&plan, &sources)) {
             return asked.rows.clone();
         }
@@ -158,7 +159,8 @@ impl Asked {
     }
 }
 
-fn sources(plan: &LogicalPlan) -> Vec<Arc<dyn TableSource>> {
+/// What a plan reads, in the order of a walk from the top.
+pub(super) fn tables(plan: &LogicalPlan) -> Vec<Arc<dyn TableSource>> {
     let mut sources = Vec::new();
     // The visitor does not fail.
     let _infallible = plan.apply_with_subqueries(|node| {
@@ -168,19 +170,6 @@ fn sources(plan: &LogicalPlan) -> Vec<Arc<dyn TableSource>> {
         Ok(TreeNodeRecursion::Continue)
     });
     sources
-}
-
-/// Whether some function of a plan gives other values each time.
-fn is_volatile(plan: &LogicalPlan) -> bool {
-    let mut found = false;
-    // The visitors do not fail.
-    let _infallible = plan.apply_with_subqueries(|node| {
-        node.apply_expressions(|expr| {
-            found |= expr.is_volatile();
-            Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-        })
-    });
-    found
 }
 
 #[cfg(test)]

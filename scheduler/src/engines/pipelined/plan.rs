@@ -26,6 +26,7 @@ use uuid::Uuid;
 use windlass_engine::pipelined::{QueryToken, WorkerChannels, attempt_config};
 use windlass_engine::session::WindlassOptions;
 
+use super::joins;
 use super::members::Members;
 use super::slices::{scanned_bytes, slice, task_count};
 use super::soundness::{LimitBeforeBroadcastRule, exchanges_otherwise};
@@ -152,6 +153,7 @@ fn session(state: SessionState, members: &Members, token: &QueryToken, links: &L
     let mut rules = state.physical_optimizers().to_vec();
     // Files in order give partitions of which one comes after the other. They share connections: those that must wait would fill them.
     rules.retain(|rule| rule.name() != SORTED_FILES_RULE);
+    joins::add_rule(&mut rules);
     rules.push(Arc::new(LimitBeforeBroadcastRule));
     rules.push(Arc::new(SortByConstantsRule));
     let builder = SessionStateBuilder::new_from_existing(state).with_config(config).with_physical_optimizer_rules(rules);
@@ -180,7 +182,9 @@ fn with_light_head(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     stage.query_id = below.first().map_or_else(Uuid::new_v4, Stage::query_id);
     stage.num = below.iter().map(Stage::num).max().unwrap_or(0) + 1;
     let boundary = boundary.with_input_stage(Stage::Local(stage))?;
-    Ok(Arc::new(DistributedExec::new(boundary).with_metrics_collection(true)))
+    // Of a plan that is nothing but the exchange, EXPLAIN would not show the stage.
+    let head = Arc::new(CoalescePartitionsExec::new(boundary));
+    Ok(Arc::new(DistributedExec::new(head).with_metrics_collection(true)))
 }
 
 /// Lets each task of a stage whose rows are merged in order merge its own partitions first.

@@ -35,14 +35,18 @@ impl<'a> Selectivity<'a> {
     /// each further one by half as much.
     pub(in crate::planning) fn of_all(&self, conjuncts: &[&Expr]) -> f64 {
         let (mut known, mut guessed) = (Vec::new(), Vec::new());
-        for (column, range) in self.bounds(conjuncts) {
-            match (self.columns)(&column) {
+        let bounds = self.bounds(conjuncts);
+        for (column, range) in &bounds {
+            match (self.columns)(column) {
                 Some(column) if column.is_known() => known.push(range.share(column)),
                 Some(column) => guessed.push(range.share(column)),
                 None => guessed.push(UNKNOWN),
             }
         }
-        guessed.extend(conjuncts.iter().filter(|expr| self.bound(expr).is_none()).map(|expr| self.of(expr)));
+        // Of a column that has one value, all others are that it may have it: `year IN (2001, 2002) AND year = 2001`.
+        let is_settled = |column: &&Column| bounds.get(*column).is_some_and(|range| range.is_value);
+        let counts = |expr: &&&Expr| self.bound(expr).is_none() && !(expr.any_column_refs() && expr.column_refs().iter().all(is_settled));
+        guessed.extend(conjuncts.iter().filter(counts).map(|expr| self.of(expr)));
         // In one order always: the product of the same numbers in another differs in the last digit.
         known.sort_unstable_by(f64::total_cmp);
         guessed.sort_unstable_by(f64::total_cmp);

@@ -94,7 +94,8 @@ fn of_aggregate(aggregate: &Aggregate, schema: &DFSchema) -> Option<Estimate> {
     Some(input.grouped(keys, schema.as_arrow()))
 }
 
-fn of_typed_expr(input: &Estimate, schema: &DFSchema, expr: &Expr) -> ColumnEstimate {
+/// What is known of the values of an expression over the columns of `schema`.
+pub(super) fn of_typed_expr(input: &Estimate, schema: &DFSchema, expr: &Expr) -> ColumnEstimate {
     of_expr(input, schema, expr, &expr.get_type(schema).unwrap_or(DataType::Null))
 }
 

@@ -129,7 +129,7 @@ fn is_left(join_type: JoinType) -> bool {
 }
 
 /// Whether a condition means the same wherever its columns are.
-fn is_movable(expr: &Expr) -> bool {
+pub(super) fn is_movable(expr: &Expr) -> bool {
     let is_bound = |expr: &Expr| {
         matches!(
             expr,

@@ -251,16 +251,27 @@ impl Tree {
         tree
     }
 
-    pub(super) fn cost(&self, graph: &Graph, sizes: &dyn Sizes) -> f64 {
-        match self {
-            Self::Leaf(_) => 0.0,
-            Self::Join(left, right) => {
-                let (a, b) = (left.relations(), right.relations());
-                let rows = |set| sizes.rows(set);
-                let join = join_cost(graph.link(a, b), sizes, (a, rows(a)), (b, rows(b)), rows(a | b));
-                left.cost(graph, sizes) + right.cost(graph, sizes) + join
-            }
+    /// What each of its joins joins, whichever side is built.
+    fn joins(&self, into: &mut Vec<[Relations; 2]>) {
+        if let Self::Join(left, right) = self {
+            let mut sides = [left.relations(), right.relations()];
+            sides.sort_unstable_by_key(|side| side.first());
+            into.push(sides);
+            left.joins(into);
+            right.joins(into);
         }
+    }
+
+    /// Cost of the joins that another tree does not make.
+    pub(super) fn cost_beside(&self, other: &Self, graph: &Graph, sizes: &dyn Sizes) -> f64 {
+        let (mut joins, mut others) = (Vec::new(), Vec::new());
+        self.joins(&mut joins);
+        other.joins(&mut others);
+        let cost = |[a, b]: [Relations; 2]| {
+            let with_rows = |set| (set, sizes.rows(set));
+            join_cost(graph.link(a, b), sizes, with_rows(a), with_rows(b), sizes.rows(a | b))
+        };
+        joins.into_iter().filter(|join| !others.contains(join)).map(cost).sum()
     }
 }
 

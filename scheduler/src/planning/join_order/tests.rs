@@ -18,13 +18,13 @@ use super::*;
 use crate::planning::estimates::with_estimates;
 
 #[expect(clippy::disallowed_methods, reason = "these tests need statistics, not names")]
-fn register(context: &SessionContext, name: &str, table: Arc<dyn TableProvider>) {
+pub(in crate::planning) fn register(context: &SessionContext, name: &str, table: Arc<dyn TableProvider>) {
     context.register_table(name, table).unwrap();
 }
 
 /// Rows in memory, with statistics that need not be true.
 #[derive(Debug)]
-struct Told {
+pub(in crate::planning) struct Told {
     rows: MemTable,
     statistics: Option<Statistics>,
 }
@@ -55,9 +55,9 @@ impl TableProvider for Told {
 }
 
 /// Columns of numbers: name, least and greatest value.
-type Columns<'a> = &'a [(&'a str, i64, i64)];
+pub(in crate::planning) type Columns<'a> = &'a [(&'a str, i64, i64)];
 
-fn table(rows: &[Vec<Option<i64>>], told: Option<usize>, columns: Columns) -> Told {
+pub(in crate::planning) fn table(rows: &[Vec<Option<i64>>], told: Option<usize>, columns: Columns) -> Told {
     let schema = Arc::new(Schema::new(columns.iter().map(|(name, ..)| Field::new(*name, DataType::Int64, true)).collect::<Vec<_>>()));
     let column = |index: usize| Arc::new(rows.iter().map(|row| row[index]).collect::<Int64Array>()) as _;
     let batch = RecordBatch::try_new(Arc::clone(&schema), (0..columns.len()).map(column).collect()).unwrap();
@@ -82,7 +82,7 @@ fn with_estimates_too(broadcast_bytes: usize) -> SessionContext {
     SessionContext::new_with_state(with_estimates(with_join_order(builder)).build())
 }
 
-fn context(with_rule: bool) -> SessionContext {
+pub(in crate::planning) fn context(with_rule: bool) -> SessionContext {
     let config = SessionConfig::new().with_target_partitions(2).with_option_extension(WindlassOptions::default());
     let builder = SessionStateBuilder::new().with_config(config).with_default_features();
     SessionContext::new_with_state(if with_rule { with_join_order(builder) } else { builder }.build())
@@ -121,7 +121,7 @@ fn star() -> SessionContext {
     context
 }
 
-async fn optimized(context: &SessionContext, sql: &str) -> LogicalPlan {
+pub(in crate::planning) async fn optimized(context: &SessionContext, sql: &str) -> LogicalPlan {
     context.sql(sql).await.unwrap().into_optimized_plan().unwrap()
 }
 
@@ -339,9 +339,12 @@ fn queries() -> impl Strategy<Value = Query> {
     (from, conditions).prop_map(|(from, conditions)| Query { from, conditions })
 }
 
-/// Rows as text, in order.
 async fn rows(context: &SessionContext, sql: &str) -> Result<Vec<String>> {
-    let batches = context.sql(sql).await?.collect().await?;
+    Ok(lines(&context.sql(sql).await?.collect().await?))
+}
+
+/// Rows as text, in order.
+pub(in crate::planning) fn lines(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::new().with_null("-");
     let mut rows = Vec::new();
     for batch in batches {
@@ -349,7 +352,7 @@ async fn rows(context: &SessionContext, sql: &str) -> Result<Vec<String>> {
         rows.extend((0..batch.num_rows()).map(|row| columns.iter().map(|column| format!("{} ", column.value(row))).collect::<String>()));
     }
     rows.sort_unstable();
-    Ok(rows)
+    rows
 }
 
 proptest! {

@@ -6,19 +6,21 @@
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, NullEquality, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::expr_fn::{max, min};
 use datafusion::logical_expr::expr_rewriter::unnormalize_col;
-use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, ExprSchemable, Filter, Join, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, col, lit,
-};
+use datafusion::logical_expr::{Expr, ExprSchemable, Filter, JoinType, LogicalPlan, LogicalPlanBuilder, TableScan, col, lit};
 use windlass_catalog::prune::{IN_LIST_MAX, is_key_only};
 use windlass_catalog::scan::ScanReport;
 
 use super::Prelude;
 use crate::planning::choice::{Leaves, Scan};
+use crate::planning::origins::{
+    STEPS_MAX, are_comparable, below, by_position, column_of, equals, has_columns, is_repeatable, narrowed_sides, reads_partners_only,
+    sources,
+};
 
 /// Partitions that are not worth a query of their own.
 const PARTITIONS_MIN: u64 = 4;
@@ -26,8 +28,6 @@ const PARTITIONS_MIN: u64 = 4;
 const SIDE_RATIO_MIN: u64 = 4;
 /// Values that become a list of conditions, as many as a store is asked about; of more, the least and the greatest do.
 const VALUES_MAX: usize = IN_LIST_MAX;
-/// Plans that are looked at for where one key comes from: joins can lead to the same plan in many ways.
-const STEPS_MAX: usize = 256;
 /// Name of the values in the queries for them.
 const VALUE: &str = "value";
 
@@ -178,11 +178,10 @@ fn reductions(plan: &LogicalPlan) -> Result<Vec<Reduction<'_>>> {
                     if !reads_partners_only(join, is_left) || !are_comparable(key, side, value, other) {
                         continue;
                     }
-                    let (mut targets, mut sources) = (Vec::new(), Vec::new());
+                    let mut targets = Vec::new();
                     find_targets(side, key, &mut targets, &mut 0);
                     if !targets.is_empty() {
-                        find_sources(other, value, &mut sources);
-                        found.push(Reduction { place: Place { join: joins, is_left }, key, targets, sources });
+                        found.push(Reduction { place: Place { join: joins, is_left }, key, targets, sources: sources(other, value) });
                     }
                 }
             }
@@ -211,28 +210,6 @@ fn with_conditions(plan: LogicalPlan, conditions: &[(Place, Expr)]) -> Result<Lo
     Ok(filtered.data)
 }
 
-/// Whether rows of one side that have no partner make no difference to the join.
-fn reads_partners_only(join: &Join, is_left: bool) -> bool {
-    let only = match join.join_type {
-        JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => true,
-        JoinType::Left | JoinType::LeftAnti => !is_left,
-        JoinType::Right | JoinType::RightAnti => is_left,
-        JoinType::Full | JoinType::LeftMark | JoinType::RightMark => false,
-    };
-    // NULL has partners under the one, and under the other a NULL among those that are asked about changes everything.
-    only && join.null_equality == NullEquality::NullEqualsNothing && !join.null_aware
-}
-
-/// Whether the values of two expressions are equal in a join exactly where they are to a list. Floating point has zeros and NaNs of several
-/// kinds.
-fn are_comparable(one: &Expr, side: &LogicalPlan, other: &Expr, other_side: &LogicalPlan) -> bool {
-    let (Ok(one), Ok(other)) = (one.get_type(side.schema()), other.get_type(other_side.schema())) else { return false };
-    let is_exact = one.is_integer()
-        || one.is_string()
-        || matches!(one, DataType::Boolean | DataType::Date32 | DataType::Timestamp(..) | DataType::Decimal128(..));
-    one == other && is_exact
-}
-
 /// Scans where `key` is made of partition keys alone, and a condition on it may be moved to.
 fn find_targets<'a>(plan: &'a LogicalPlan, key: &Expr, found: &mut Vec<(&'a TableScan, Expr)>, steps: &mut usize) {
     *steps += 1;
@@ -247,18 +224,12 @@ fn find_targets<'a>(plan: &'a LogicalPlan, key: &Expr, found: &mut Vec<(&'a Tabl
             }
         }
         LogicalPlan::Join(join) => {
-            let sides = match join.join_type {
-                JoinType::Inner => [true, true],
-                JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => [true, false],
-                JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => [false, true],
-                JoinType::Full => [false, false],
-            };
-            for side in [&join.left, &join.right].into_iter().zip(sides).filter_map(|(side, allowed)| allowed.then_some(side)) {
+            for (_, side) in narrowed_sides(join) {
                 if has_columns(side.schema(), key) {
                     find_targets(side, key, found, steps);
                 }
             }
-            for (side, equal) in equals(join, key) {
+            for (_, side, equal) in equals(join, key) {
                 find_targets(side, equal, found, steps);
             }
         }
@@ -276,144 +247,6 @@ fn find_targets<'a>(plan: &'a LogicalPlan, key: &Expr, found: &mut Vec<(&'a Tabl
                 find_targets(input, &key, found, steps);
             }
         }
-    }
-}
-
-/// Plans that have all values of `value` in the rows of `plan`, from the plan itself downwards.
-fn find_sources<'a>(plan: &'a LogicalPlan, value: &Expr, found: &mut Vec<(&'a LogicalPlan, Expr)>) {
-    if found.len() == STEPS_MAX {
-        return;
-    }
-    found.push((plan, value.clone()));
-    match plan {
-        LogicalPlan::Join(join) => {
-            for side in [&join.left, &join.right].into_iter().zip(shown_sides(join)).filter_map(|(side, shown)| shown.then_some(side)) {
-                // NULL in the place of a column makes other values of an expression.
-                let is_outer = matches!(join.join_type, JoinType::Left | JoinType::Right | JoinType::Full);
-                if has_columns(side.schema(), value) && (!is_outer || matches!(value, Expr::Column(_))) {
-                    find_sources(side, value, found);
-                }
-            }
-            for (side, equal) in equals(join, value) {
-                find_sources(side, equal, found);
-            }
-        }
-        LogicalPlan::Limit(limit) if has_columns(limit.input.schema(), value) => find_sources(&limit.input, value, found),
-        LogicalPlan::Window(window) if has_columns(window.input.schema(), value) => find_sources(&window.input, value, found),
-        _ => {
-            if let Some((input, value)) = below(plan, value) {
-                find_sources(input, &value, found);
-            }
-        }
-    }
-}
-
-/// Which sides of a join its rows have columns of.
-fn shown_sides(join: &Join) -> [bool; 2] {
-    match join.join_type {
-        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => [true, false],
-        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => [false, true],
-        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => [true, true],
-    }
-}
-
-/// What is equal to `expr` in each row of a join, on the other side from it.
-fn equals<'a>(join: &'a Join, expr: &Expr) -> impl Iterator<Item = (&'a LogicalPlan, &'a Expr)> {
-    let (to_right, to_left) = match join.join_type {
-        JoinType::Inner => (true, true),
-        JoinType::LeftSemi => (true, false),
-        JoinType::RightSemi => (false, true),
-        _ => (false, false),
-    };
-    let other = |(left, right): &'a (Expr, Expr)| match expr {
-        expr if to_right && expr == left => Some((join.right.as_ref(), right)),
-        expr if to_left && expr == right => Some((join.left.as_ref(), left)),
-        _ => None,
-    };
-    join.on.iter().filter_map(other).collect::<Vec<_>>().into_iter()
-}
-
-/// The input of a node of which each row comes from rows with the same value of an expression, and what that is there.
-fn below<'a>(plan: &'a LogicalPlan, expr: &Expr) -> Option<(&'a LogicalPlan, Expr)> {
-    let found = match plan {
-        LogicalPlan::Projection(projection) => {
-            let made = |index: usize| projection.expr.get(index).map(|expr| expr.clone().unalias());
-            (projection.input.as_ref(), by_position(expr, &projection.schema, made)?)
-        }
-        LogicalPlan::SubqueryAlias(alias) => {
-            (alias.input.as_ref(), by_position(expr, &alias.schema, |index| Some(column_of(alias.input.schema(), index)))?)
-        }
-        LogicalPlan::Aggregate(Aggregate { input, group_expr, schema, .. }) => {
-            let grouped = |index: usize| match group_expr.as_slice() {
-                [Expr::GroupingSet(_)] => None,
-                exprs => exprs.get(index).map(|expr| expr.clone().unalias()),
-            };
-            (input.as_ref(), by_position(expr, schema, grouped)?)
-        }
-        LogicalPlan::Filter(filter) => (filter.input.as_ref(), expr.clone()),
-        LogicalPlan::Sort(sort) => (sort.input.as_ref(), expr.clone()),
-        LogicalPlan::Distinct(Distinct::All(input)) => (input.as_ref(), expr.clone()),
-        _ => return None,
-    };
-    Some(found)
-}
-
-/// `expr` over other columns: those that `made` gives for the positions of its own. `None` if there is none for one of them.
-fn by_position(expr: &Expr, schema: &DFSchema, made: impl Fn(usize) -> Option<Expr>) -> Option<Expr> {
-    let mut complete = true;
-    let replaced = expr.clone().transform_up(|expr| {
-        let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
-        match schema.maybe_index_of_column(column).and_then(&made) {
-            Some(other) => Ok(Transformed::yes(other)),
-            None => {
-                complete = false;
-                Ok(Transformed::no(expr))
-            }
-        }
-    });
-    replaced.ok().map(|replaced| replaced.data).filter(|_| complete)
-}
-
-fn column_of(schema: &DFSchema, index: usize) -> Expr {
-    Expr::Column(Column::from(schema.qualified_field(index)))
-}
-
-fn has_columns(schema: &DFSchema, expr: &Expr) -> bool {
-    expr.column_refs().iter().all(|column| schema.has_column(column))
-}
-
-/// Whether a plan gives the same rows each time: no row is left out by chance, and no value depends on the order of rows.
-fn is_repeatable(plan: &LogicalPlan) -> bool {
-    let mut repeatable = true;
-    // The visitor does not fail.
-    let _infallible = plan.apply_with_subqueries(|node| {
-        repeatable &= match node {
-            LogicalPlan::TableScan(scan) => scan.fetch.is_none(),
-            LogicalPlan::Sort(sort) => sort.fetch.is_none(),
-            LogicalPlan::Aggregate(aggregate) => aggregate.aggr_expr.iter().all(|expr| is_ordered_by_nothing(expr, aggregate)),
-            LogicalPlan::Projection(_)
-            | LogicalPlan::Filter(_)
-            | LogicalPlan::Join(_)
-            | LogicalPlan::SubqueryAlias(_)
-            | LogicalPlan::Union(_)
-            | LogicalPlan::Values(_)
-            | LogicalPlan::EmptyRelation(_)
-            | LogicalPlan::Distinct(Distinct::All(_)) => true,
-            _ => false,
-        };
-        Ok(if repeatable { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
-    });
-    repeatable
-}
-
-/// Whether an aggregate is the same for any order of its rows. A sum of floating point is not.
-fn is_ordered_by_nothing(expr: &Expr, aggregate: &Aggregate) -> bool {
-    let Expr::AggregateFunction(function) = expr.clone().unalias() else { return false };
-    let is_float = |expr: &Expr| expr.get_type(aggregate.input.schema()).map_or(true, |data_type| data_type.is_floating());
-    match function.func.name() {
-        "min" | "max" | "count" => true,
-        "sum" | "avg" => !function.params.args.iter().any(is_float),
-        _ => false,
     }
 }
 

@@ -44,6 +44,9 @@ fn shares_follow_bounds_and_counts() {
     near(col("number").eq(lit(1i64)).or(col("number").eq(lit(2i64))), 1.0 - 0.991 * 0.991);
     near(col("number").lt(col("other")), COLUMNS_ORDERED);
     near(lit(false), 0.0);
+    // The value of a column says all about it.
+    let either = col("number").eq(lit(7i64)).or(col("number").eq(lit(9i64)));
+    near(either.and(col("number").eq(lit(7i64))), 0.009);
     // Conditions are rarely independent.
     near(col("text").eq(lit("x")).and(col("other").eq(lit("y"))), TEXT_EQUALS * TEXT_EQUALS.sqrt());
 }
