@@ -136,6 +136,7 @@ impl Grammar for Like {
     }
 
     as_generic! {
+        supports_bitwise_shift_operators,
         supports_unicode_string_literal,
         supports_group_by_expr,
         supports_group_by_with_modifier,

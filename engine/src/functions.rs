@@ -2,10 +2,12 @@
 //! lacks the nested functions (`array_*`, `map_*`) that its scheduler plans with.
 
 mod calendar;
+mod checked;
 mod collections;
 mod correlation;
 mod dates;
 mod dialects;
+mod extremes;
 mod hash;
 mod intervals;
 mod json;
@@ -16,27 +18,34 @@ mod limits;
 mod lists;
 mod maps;
 mod moments;
+mod nearest;
 mod numbers;
 mod only_match;
 pub(crate) mod only_row;
 mod operators;
 mod patterns;
 mod rounding;
+mod sequence;
 pub mod sketch;
 mod texts;
+mod time_text;
+mod windows;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use ballista_core::extension::{ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions};
+use ballista_core::extension::{ballista_aggregate_functions, ballista_scalar_functions};
 use ballista_core::registry::BallistaFunctionRegistry;
 use datafusion::execution::{SessionStateBuilder, SessionStateDefaults};
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 
-pub use self::dialects::with_dialect;
+pub use self::dialects::{aggregate_meaning, meaning, with_dialect};
 pub use self::json::get_json_object;
+pub use self::json_values::from_json;
 pub use self::only_match::only_match;
 pub use self::patterns::completed_time;
+pub use self::time_text::time_text;
+pub use self::windows::IgnoredNullsRule;
 use crate::dialect::Dialect;
 use crate::layout;
 
@@ -63,20 +72,23 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
         .chain(collections::functions())
         .chain([maps::map_concat(), hash::hash(), intervals::interval_times()])
         .chain(lists::functions())
+        .chain(checked::functions())
+        .chain([nearest::nearest(), sequence::sequence(), time_text::time_text()])
         .chain(numbers::functions())
         .chain(rounding::functions())
         .collect(),
     aggregate: ballista_aggregate_functions()
         .into_iter()
-        .filter(|function| function.name() != "corr")
+        .filter(|function| !["corr", "min", "max"].contains(&function.name()))
         .chain([correlation::corr()])
+        .chain(extremes::aggregates())
         .chain(dialects::aggregate_functions())
         .chain(maps::aggregates())
         .chain(moments::aggregates())
         .chain(sketch::aggregates())
         .chain(layout::curve_aggregates())
         .collect(),
-    window: ballista_window_functions(),
+    window: windows::functions(),
     higher_order: SessionStateDefaults::default_higher_order_functions().into_iter().chain(lambdas::functions()).collect(),
 });
 

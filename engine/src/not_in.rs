@@ -2,20 +2,23 @@
 //!
 //! Where it must hold for a row, and its subquery does not depend on the row, it is planned well (`ballista_core::optimizer`). Below an OR
 //! DataFusion makes it a mark that is false where SQL says NULL, so that a NOT of it holds; and with a subquery that depends on the row it
-//! joins by two keys, which its join for NOT IN cannot. Here both are written with what it plans well.
+//! joins by two keys, which its join for NOT IN cannot. Here both are written with what it plans well; deeper in a condition, `IN` is what
+//! [`subqueries`](crate::subqueries) makes of it everywhere.
 
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::InSubquery;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, in_subquery, lit, not, not_exists, scalar_subquery,
+    BinaryExpr, Expr, Filter, LogicalPlan, LogicalPlanBuilder, Operator, in_subquery, lit, not, scalar_subquery,
 };
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::subqueries::truth;
 
 /// Writes a NOT IN in filters so that it holds exactly where SQL says that it is true. Runs when types agree already.
 #[derive(Debug)]
@@ -75,8 +78,15 @@ fn holds(expr: Expr, wanted: bool, schema: &DFSchema) -> Result<Expr> {
         }
         Expr::InSubquery(inside) if inside.negated == wanted => is_not_in(inside, schema)?,
         Expr::InSubquery(inside) => Expr::InSubquery(InSubquery { negated: false, ..inside }),
-        other if wanted => other,
-        other => not(other),
+        other => {
+            let other = other.transform_up(|expr| {
+                Ok(match expr {
+                    Expr::InSubquery(inside) => Transformed::yes(truth::of_in(inside, schema)?),
+                    expr => Transformed::no(expr),
+                })
+            })?;
+            if wanted { other.data } else { not(other.data) }
+        }
     })
 }
 
@@ -96,14 +106,9 @@ fn is_not_in(inside: InSubquery, schema: &DFSchema) -> Result<Expr> {
         let is_other = expr.clone().is_not_null().and(not(in_subquery(expr, Arc::clone(subquery))));
         return Ok(all.clone().eq(lit(0_i64)).or(all.eq(values).and(is_other)));
     }
-    let outer = expr.transform(|expr| {
-        Ok(match expr {
-            Expr::Column(column) => Transformed::yes(Expr::OuterReferenceColumn(Arc::clone(schema.field_from_column(&column)?), column)),
-            expr => Transformed::no(expr),
-        })
-    })?;
-    let may_be = outer.data.clone().eq(value.clone()).or(value.is_null()).or(outer.data.is_null());
-    Ok(not_exists(LogicalPlanBuilder::from(rows.clone()).filter(may_be)?.build()?.into()))
+    let expr = truth::outer(expr, schema)?;
+    let may_be = expr.clone().eq(value.clone()).or(value.is_null()).or(expr.is_null());
+    Ok(not(truth::for_some_row(subquery, may_be)?))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::config::ConfigOptions;
+use datafusion::functions::core::expr_fn::named_struct;
 use datafusion::functions_aggregate::expr_fn::{count, first_value};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, col, lit};
@@ -12,7 +13,7 @@ use datafusion::optimizer::AnalyzerRule;
 
 use crate::functions::only_row::only_row;
 
-/// Counts the rows of every uncorrelated scalar subquery that may have several. Those of correlated ones are aggregated, or refused earlier.
+/// Counts the rows of every scalar subquery that may have several.
 #[derive(Debug)]
 pub struct SingleRowRule;
 
@@ -36,17 +37,35 @@ fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 
 fn check(expr: Expr) -> Result<Transformed<Expr>> {
     let Expr::ScalarSubquery(subquery) = expr else { return Ok(Transformed::no(expr)) };
-    if !subquery.outer_ref_columns.is_empty() || subquery.subquery.max_rows().is_some_and(|rows| rows <= 1) {
+    let depends_on_row = !subquery.outer_ref_columns.is_empty();
+    if subquery.subquery.max_rows().is_some_and(|rows| rows <= 1) || (depends_on_row && is_grouped(&subquery.subquery)) {
         return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
     }
     let (qualifier, field) = subquery.subquery.schema().qualified_field(0);
     let (value, name) = (Expr::Column(Column::new(qualifier.cloned(), field.name())), field.name().clone());
-    let counted = vec![count(lit(1)).alias("rows"), first_value(value, Vec::new()).alias("value")];
-    let plan = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone())
-        .aggregate(Vec::<Expr>::new(), counted)?
-        .project([only_row().call(vec![col("rows"), col("value")]).alias(name)])?
-        .build()?;
-    Ok(Transformed::yes(Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery })))
+    let counted = vec![count(lit(1)).alias("__rows"), first_value(value, Vec::new()).alias("__value")];
+    let counted = LogicalPlanBuilder::from(subquery.subquery.as_ref().clone()).aggregate(Vec::<Expr>::new(), counted)?;
+    // Rows that no row outside asks for may be several: they are looked at behind the join.
+    Ok(Transformed::yes(if depends_on_row {
+        // Beside it the columns appear that are compared with those outside.
+        let both = named_struct(vec![lit("rows"), col("__rows"), lit("value"), col("__value")]).alias("__only");
+        let plan = counted.project([both])?.build()?;
+        only_row().call(vec![Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery })])
+    } else {
+        let plan = counted.project([only_row().call(vec![col("__rows"), col("__value")]).alias(name)])?.build()?;
+        Expr::ScalarSubquery(Subquery { subquery: plan.into(), ..subquery })
+    }))
+}
+
+/// Whether an aggregation gives the rows of a subquery: if it depends on the row, DataFusion sees that its keys are those outside.
+fn is_grouped(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => is_grouped(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => is_grouped(&alias.input),
+        LogicalPlan::Filter(filter) => matches!(filter.input.as_ref(), LogicalPlan::Aggregate(_)),
+        LogicalPlan::Aggregate(_) => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +97,11 @@ mod tests {
         }
         let one = run(&format!("SELECT ({several} WHERE value = 2) AS x, ({several} WHERE value = 7) AS y")).await.unwrap();
         assert!(one.contains("| 2 |   |"), "{one}");
+        let each = "SELECT a.value, (SELECT b.x FROM (SELECT value AS x, value % 2 AS value FROM generate_series(1, 3)) b WHERE b.value = a.value) AS n FROM generate_series";
+        let found = run(&format!("{each}(0, 0) a UNION ALL {each}(5, 5) a")).await.unwrap();
+        assert!(found.contains("| 0     | 2 |") && found.contains("| 5     |   |"), "{found}");
+        let error = run(&format!("{each}(1, 1) a")).await.expect_err("two rows").to_string();
+        assert!(error.contains("gives 2 rows"), "{error}");
         let some = run(&format!("SELECT count(*) AS n FROM generate_series(1, 9) WHERE value > ({several} LIMIT 1)")).await.unwrap();
         assert!(some.contains("| 8 |"), "{some}");
     }

@@ -1,7 +1,9 @@
 //! One SQL text: checked, classified, described.
 
 mod bare;
+mod intervals;
 mod prepared;
+mod types;
 
 use std::sync::Arc;
 
@@ -217,6 +219,8 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
     }
     columns_are_selected(&tokens)?;
     bare::complete(&mut tokens);
+    types::respell(&mut tokens);
+    intervals::together(&mut tokens);
     rewrite_versions(&mut tokens, dialect);
     let placeholders = number_placeholders(&mut tokens)?;
     let words = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
@@ -239,6 +243,9 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
 
 /// The setting that says how text is read.
 const DIALECT: &str = "windlass.dialect";
+
+/// The setting that `SET TIME ZONE` changes.
+const TIME_ZONE: &str = "datafusion.execution.time_zone";
 
 /// The setting that `EXPLAIN FORMAT` changes for its statement.
 const EXPLAIN_FORMAT: &str = "datafusion.explain.format";
@@ -360,6 +367,9 @@ fn action(mut parser: Parser<'_>) -> Result<Result<(Action, Option<String>)>, Pa
                 return Ok(plain(Action::Show(None)));
             }
             let _ = parser.parse_one_of_keywords(&[Keyword::SESSION, Keyword::LOCAL]);
+            if parser.parse_keywords(&[Keyword::TIME, Keyword::ZONE]) {
+                return Ok(plain(Action::Set { name: TIME_ZONE.to_owned(), value: setting_value(&mut parser)? }));
+            }
             let name = setting_name(&mut parser)?;
             if !parser.consume_token(&Token::Eq) {
                 parser.expect_keyword(Keyword::TO)?;

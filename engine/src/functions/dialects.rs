@@ -79,7 +79,7 @@ const SPARK: &[&str] = &[
 ];
 
 /// Functions of Spark's that Hive and Spark mean by a name of DataFusion's, with the names they have here.
-const HIVE: &[(&str, &str)] = &[("ceil", "hive_ceil"), ("floor", "hive_floor")];
+const HIVE: &[(&str, &str)] = &[("ceil", "hive_ceil"), ("concat_ws", "hive_concat_ws"), ("floor", "hive_floor")];
 
 /// Names of scalar functions that mean the same in all dialects: one more name for a function.
 const ALIASES: &[(&str, &[&str])] = &[
@@ -91,7 +91,6 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("character_length", &["len"]),
     ("ends_with", &["endswith"]),
     ("format_string", &["format", "printf"]),
-    ("generate_series", &["sequence"]),
     ("hive_to_date", &["try_to_date"]),
     ("hive_to_timestamp", &["try_to_timestamp"]),
     ("if", &["iff"]),
@@ -143,6 +142,7 @@ const HIVE_NAMES: &[(&str, &str)] = &[
     ("ceil", "hive_ceil"),
     ("ceiling", "hive_ceil"),
     ("concat", "hive_concat"),
+    ("concat_ws", "hive_concat_ws"),
     ("date_format", "format_datetime"),
     ("floor", "hive_floor"),
     ("from_unixtime", "hive_from_unixtime"),
@@ -160,6 +160,7 @@ const HIVE_NAMES: &[(&str, &str)] = &[
 const PRESTO_NAMES: &[(&str, &str)] = &[
     ("array_remove", "array_remove_all"),
     ("concat", "hive_concat"),
+    ("concat_ws", "hive_concat_ws"),
     ("contains", "array_has"),
     ("date_format", "presto_date_format"),
     ("greatest", "hive_greatest"),
@@ -207,13 +208,7 @@ pub(super) fn aggregate_functions() -> impl Iterator<Item = Arc<AggregateUDF>> {
 
 /// Gives a session the names and operators of a dialect. Executors need none of this.
 pub fn with_dialect(mut builder: SessionStateBuilder, dialect: Dialect) -> SessionStateBuilder {
-    let names: &[&[(&'static str, &str)]] = match dialect {
-        Dialect::Hive => &[HIVE_NAMES, ONLY_HIVE_NAMES],
-        Dialect::Spark => &[HIVE_NAMES],
-        Dialect::Presto => &[PRESTO_NAMES],
-        Dialect::Generic | Dialect::Ansi => &[],
-    };
-    let renamed = names.iter().flat_map(|names| names.iter()).filter_map(|(name, meant)| {
+    let renamed = names_of(dialect).iter().flat_map(|names| names.iter()).filter_map(|(name, meant)| {
         let function = own(meant)?;
         Some(Arc::new(function.as_ref().clone().with_aliases([*name])))
     });
@@ -224,9 +219,36 @@ pub fn with_dialect(mut builder: SessionStateBuilder, dialect: Dialect) -> Sessi
     });
     builder.aggregate_functions().get_or_insert_default().extend(renamed);
     let ansi = builder.config().as_ref().is_some_and(|config| config.options().execution.enable_ansi_mode);
-    let planner = DialectPlanner { dialect, lenient: dialect.is_hive_like() && !ansi };
+    let checked = matches!(dialect, Dialect::Presto | Dialect::Ansi) || (dialect.is_hive_like() && ansi);
+    let planner = DialectPlanner { dialect, lenient: dialect.is_hive_like() && !ansi, checked };
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(planner));
     builder
+}
+
+/// The name that an aggregate has in plans, if this is one more name for it. Called by both in one query, it would be two.
+pub fn aggregate_meaning(name: &str) -> Option<&'static str> {
+    AGGREGATE_ALIASES.iter().find(|(_, aliases)| aliases.contains(&name)).map(|(meant, _)| *meant)
+}
+
+/// The name that a function has in plans, if a dialect knows it by this one.
+pub fn meaning(name: &str, dialect: Dialect) -> Option<&'static str> {
+    let of_dialect = names_of(dialect).iter().flat_map(|names| names.iter()).find(|(known, _)| *known == name).map(|(_, meant)| *meant);
+    let alias = || ALIASES.iter().find(|(_, aliases)| aliases.contains(&name)).map(|(meant, _)| *meant);
+    let is_known = |known: &str, aliases: &[String]| known == name || aliases.iter().any(|alias| alias == name);
+    let scalar = || FUNCTIONS.scalar.iter().find(|function| is_known(function.name(), function.aliases())).map(|function| function.name());
+    let aggregate =
+        || FUNCTIONS.aggregate.iter().find(|function| is_known(function.name(), function.aliases())).map(|function| function.name());
+    of_dialect.or_else(alias).or_else(scalar).or_else(aggregate)
+}
+
+/// Plain names of a dialect, each with the function it means.
+fn names_of(dialect: Dialect) -> &'static [&'static [(&'static str, &'static str)]] {
+    match dialect {
+        Dialect::Hive => &[HIVE_NAMES, ONLY_HIVE_NAMES],
+        Dialect::Spark => &[HIVE_NAMES],
+        Dialect::Presto => &[PRESTO_NAMES],
+        Dialect::Generic | Dialect::Ansi => &[],
+    }
 }
 
 /// A function by its own name.

@@ -33,8 +33,12 @@ pub(super) fn functions() -> [Arc<ScalarUDF>; 3] {
         returns: |_| DataType::Utf8,
         run: schema_of_json,
     };
-    let from_json = FromJson { signature: Signature::user_defined(Volatility::Immutable) };
-    [to_json.build(), schema_of_json.build(), Arc::new(ScalarUDF::new_from_impl(from_json))]
+    [to_json.build(), schema_of_json.build(), from_json()]
+}
+
+/// `from_json(text, type)`, with the type as Arrow spells it.
+pub fn from_json() -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::new_from_impl(FromJson { signature: Signature::user_defined(Volatility::Immutable) }))
 }
 
 /// The JSON of any value; NULL for NULL, fields that are NULL left out.
@@ -122,7 +126,7 @@ impl ScalarUDFImpl for FromJson {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let constant = matches!(args.args[0], ColumnarValue::Scalar(_));
         let texts = args.args[0].to_array(if constant { 1 } else { args.number_rows })?;
-        let values = from_json(as_string_view_array(&texts)?, args.return_field.data_type())?;
+        let values = values_of(as_string_view_array(&texts)?, args.return_field.data_type())?;
         match constant {
             true => Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&values, 0)?)),
             false => Ok(ColumnarValue::Array(values)),
@@ -130,7 +134,7 @@ impl ScalarUDFImpl for FromJson {
     }
 }
 
-fn from_json(texts: &StringViewArray, data_type: &DataType) -> Result<ArrayRef> {
+fn values_of(texts: &StringViewArray, data_type: &DataType) -> Result<ArrayRef> {
     let schema = Arc::new(Schema::new(vec![Field::new("value", data_type.clone(), true)]));
     if let Some(values) = read(texts.iter(), texts.len(), &schema) {
         return Ok(values);
@@ -178,9 +182,9 @@ mod tests {
     #[test]
     fn each_text_is_a_value_of_its_own() {
         let texts = [Some("1"), None, Some("x"), Some("1}\n{\"value\":2"), Some("\"a"), Some("[1]"), Some(""), Some(" 7 "), Some("\"8\"")];
-        let values = from_json(&texts.into_iter().collect(), &DataType::Int64).unwrap();
+        let values = values_of(&texts.into_iter().collect(), &DataType::Int64).unwrap();
         let values: Vec<_> = values.as_primitive::<Int64Type>().iter().collect();
         assert_eq!(values, [Some(1), None, None, None, None, None, None, Some(7), Some(8)]);
-        assert_eq!(from_json(&StringViewArray::new_null(0), &DataType::Int64).unwrap().len(), 0);
+        assert_eq!(values_of(&StringViewArray::new_null(0), &DataType::Int64).unwrap().len(), 0);
     }
 }

@@ -120,6 +120,15 @@ fn check_parts(name: &str, parts: usize) -> Result<()> {
 }
 
 impl Nested {
+    /// Begins a row, which is NULL unless it is valid; whether it is.
+    fn begin(&mut self, valid: bool) -> bool {
+        self.valid.push(valid);
+        if !valid {
+            self.outer.push(0);
+        }
+        valid
+    }
+
     fn finish(self, list: &ListArray) -> Result<ArrayRef> {
         let DataType::List(element) = list.data_type() else { return exec_err!("a list has the type of a list") };
         let values = take(list.values(), &UInt64Array::from(self.places), None)?;
@@ -135,10 +144,7 @@ fn ngrams(call: &Call) -> Result<ArrayRef> {
     let (list, numbers) = (call.array(0).as_list::<i32>(), call.integers(1)?);
     let mut nested = Nested::default();
     for row in 0..call.rows() {
-        let valid = list.is_valid(row) && numbers.is_valid(row);
-        nested.valid.push(valid);
-        if !valid {
-            nested.outer.push(0);
+        if !nested.begin(list.is_valid(row) && numbers.is_valid(row)) {
             continue;
         }
         let Some(size) = u64::try_from(numbers.value(row)).ok().filter(|size| *size > 0) else {
@@ -162,10 +168,7 @@ fn combinations(call: &Call) -> Result<ArrayRef> {
     let (list, numbers) = (call.array(0).as_list::<i32>(), call.integers(1)?);
     let mut nested = Nested::default();
     for row in 0..call.rows() {
-        let valid = list.is_valid(row) && numbers.is_valid(row);
-        nested.valid.push(valid);
-        if !valid {
-            nested.outer.push(0);
+        if !nested.begin(list.is_valid(row) && numbers.is_valid(row)) {
             continue;
         }
         let size = match numbers.value(row) {

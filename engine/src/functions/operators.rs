@@ -1,12 +1,14 @@
 //! Operators that mean something else in another dialect, planned with the types of their operands.
 
+use std::sync::Arc;
+
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, Result, ScalarValue, internal_err};
 use datafusion::functions::math::expr_fn::trunc;
 use datafusion::functions_nested::expr_fn::array_element;
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr};
-use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, GetFieldAccess, Operator, cast, lit, when};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, GetFieldAccess, Operator, ScalarUDF, cast, lit, try_cast, when};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use datafusion_functions_json::udfs;
 
@@ -20,6 +22,8 @@ pub(super) struct DialectPlanner {
     pub dialect: Dialect,
     /// Whether what cannot be computed is NULL.
     pub lenient: bool,
+    /// Whether a whole number that there is no room for is an error.
+    pub checked: bool,
 }
 
 impl ExprPlanner for DialectPlanner {
@@ -38,10 +42,33 @@ impl ExprPlanner for DialectPlanner {
             complete(&mut expr.left, &right_type);
             complete(&mut expr.right, &left_type);
         }
-        let integers = left_type.is_integer() && right_type.is_integer();
         let hive_like = self.dialect.is_hive_like();
+        // To Hive and Spark text is a number where it is computed with.
+        let counts = |data_type: &DataType| data_type.is_numeric() || data_type.is_string();
+        if hive_like
+            && is_arithmetic(&expr.op)
+            && (left_type.is_string() || right_type.is_string())
+            && counts(&left_type)
+            && counts(&right_type)
+        {
+            let number = |side: Expr, data_type: &DataType| match data_type.is_string() {
+                true if self.lenient => try_cast(side, DataType::Float64),
+                true => cast(side, DataType::Float64),
+                false => side,
+            };
+            let (left, right) = (number(expr.left, &left_type), number(expr.right, &right_type));
+            return self.plan_binary_op(RawBinaryExpr { left, right, ..expr }, schema);
+        }
+        let integers = left_type.is_integer() && right_type.is_integer();
         let binary = |left, op, right| Expr::BinaryExpr(BinaryExpr::new(Box::new(left), op, Box::new(right)));
         let numeric = left_type.is_numeric() && right_type.is_numeric();
+        if integers
+            && self.checked
+            && let Some(function) = checked(&expr.op)
+        {
+            let name = format!("{} {} {}", expr.left.schema_name(), expr.op, expr.right.schema_name());
+            return Ok(PlannerResult::Planned(function.call(vec![expr.left, expr.right]).alias(name)));
+        }
         Ok(PlannerResult::Planned(match expr.op {
             BinaryOperator::Multiply | BinaryOperator::Divide if is_interval(&left_type) && right_type.is_numeric() => {
                 let name = format!("{} {} {}", expr.left.schema_name(), expr.op, expr.right.schema_name());
@@ -101,6 +128,21 @@ impl ExprPlanner for DialectPlanner {
 fn is_comparison(op: &BinaryOperator) -> bool {
     use BinaryOperator::{Eq, Gt, GtEq, Lt, LtEq, NotEq};
     matches!(op, Eq | Gt | GtEq | Lt | LtEq | NotEq)
+}
+
+/// What stands for an operator if its result must fit.
+fn checked(op: &BinaryOperator) -> Option<&'static Arc<ScalarUDF>> {
+    own(match op {
+        BinaryOperator::Plus => "checked_add",
+        BinaryOperator::Minus => "checked_subtract",
+        BinaryOperator::Multiply => "checked_multiply",
+        _ => return None,
+    })
+}
+
+fn is_arithmetic(op: &BinaryOperator) -> bool {
+    use BinaryOperator::{Divide, Minus, Modulo, Multiply, Plus};
+    matches!(op, Plus | Minus | Multiply | Divide | Modulo)
 }
 
 /// Text that is compared with a time may leave parts of it out.

@@ -26,8 +26,10 @@ pub(super) fn complete(tokens: &mut Vec<TokenWithSpan>) {
             continue;
         }
         if keyword(token) == Keyword::VALUES && before != Some(Token::Period) && next.is_some_and(|next| is_value(&tokens[next].token)) {
+            let is_compared = before == Some(Token::LParen) && follows_quantifier(&tokens[..index]);
             before = Some(token.clone());
-            index = enclose(tokens, next.unwrap_or(index));
+            let after = enclose(tokens, next.unwrap_or(index));
+            index = if is_compared { selected(tokens, index, after) } else { after };
         } else if keyword(token) == Keyword::TABLE
             && before.as_ref().is_none_or(begins_query)
             && next.is_some_and(|next| matches!(tokens[next].token, Token::Word(_)))
@@ -46,12 +48,31 @@ pub(super) fn complete(tokens: &mut Vec<TokenWithSpan>) {
     }
 }
 
+/// Whether the last parenthesis is that of `> ALL (`: there the parser takes `VALUES` for a function.
+fn follows_quantifier(tokens: &[TokenWithSpan]) -> bool {
+    let word = tokens.iter().rev().filter(|token| !matches!(token.token, Token::Whitespace(_))).nth(1);
+    word.is_some_and(|word| matches!(keyword(&word.token), Keyword::ALL | Keyword::ANY | Keyword::SOME))
+}
+
+/// Puts `SELECT * FROM (` and `)` around tokens; what follows them.
+fn selected(tokens: &mut Vec<TokenWithSpan>, from: usize, to: usize) -> usize {
+    let at = |token, index: usize| TokenWithSpan { token, span: tokens[index].span };
+    let close = at(Token::RParen, to.saturating_sub(1));
+    let space = || at(Token::Whitespace(Whitespace::Space), from);
+    let select = [Token::make_keyword("SELECT"), Token::Mul, Token::make_keyword("FROM")].map(|token| at(token, from));
+    let open: Vec<_> = select.into_iter().flat_map(|token| [token, space()]).chain([at(Token::LParen, from)]).collect();
+    let length = open.len();
+    tokens.insert(to, close);
+    tokens.splice(from..from, open);
+    to + length + 1
+}
+
 /// The place of the next token that says something.
-fn following(tokens: &[TokenWithSpan], from: usize) -> Option<usize> {
+pub(super) fn following(tokens: &[TokenWithSpan], from: usize) -> Option<usize> {
     (from..tokens.len()).find(|index| !matches!(tokens[*index].token, Token::Whitespace(_)))
 }
 
-fn keyword(token: &Token) -> Keyword {
+pub(super) fn keyword(token: &Token) -> Keyword {
     match token {
         Token::Word(Word { keyword, quote_style: None, .. }) => *keyword,
         _ => Keyword::NoKeyword,
@@ -94,6 +115,17 @@ fn begins_query(token: &Token) -> bool {
         )
 }
 
+/// Whether the last of these tokens may end a value.
+fn ends_value(tokens: &[TokenWithSpan]) -> bool {
+    let last = tokens.iter().rev().find(|token| !matches!(token.token, Token::Whitespace(_)));
+    last.is_some_and(|last| {
+        matches!(
+            last.token,
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::DoubleQuotedString(_) | Token::RParen | Token::RBracket
+        ) || matches!(keyword(&last.token), Keyword::NULL | Keyword::TRUE | Keyword::FALSE)
+    })
+}
+
 /// Puts each of the values from `first` on into parentheses; what follows them.
 fn enclose(tokens: &mut Vec<TokenWithSpan>, first: usize) -> usize {
     let (mut depth, mut end, mut commas) = (0_usize, tokens.len(), Vec::new());
@@ -106,10 +138,16 @@ fn enclose(tokens: &mut Vec<TokenWithSpan>, first: usize) -> usize {
                 end = index;
                 break;
             }
+            // A name behind a value is the table's.
+            Token::Word(Word { keyword: Keyword::NoKeyword, .. }) if depth == 0 && index > first && ends_value(&tokens[..index]) => {
+                end = index;
+                break;
+            }
             word if depth == 0
                 && matches!(
                     keyword(word),
-                    Keyword::EXCEPT
+                    Keyword::AS
+                        | Keyword::EXCEPT
                         | Keyword::FETCH
                         | Keyword::INTERSECT
                         | Keyword::LIMIT
@@ -154,6 +192,9 @@ mod tests {
             ("SELECT * FROM (VALUES 'a', 'b') AS t", "SELECT * FROM (VALUES ('a'),( 'b')) AS t"),
             ("VALUES DATE '2024-01-01', NULL ORDER BY 1;", "VALUES (DATE '2024-01-01'),( NULL )ORDER BY 1;"),
             ("VALUES (1, 2), (3, 4)", "VALUES (1, 2), (3, 4)"),
+            ("SELECT 2 > ALL (VALUES 1, 3) AND b", "SELECT 2 > ALL (SELECT * FROM (VALUES (1),( 3))) AND b"),
+            ("SELECT * FROM VALUES 'a', 'b' AS t(x)", "SELECT * FROM VALUES ('a'),( 'b' )AS t(x)"),
+            ("SELECT * FROM VALUES 1, 2 t(x)", "SELECT * FROM VALUES (1),( 2 )t(x)"),
             ("SELECT values, t.values, values[1], values + 1 FROM t", "SELECT values, t.values, values[1], values + 1 FROM t"),
             ("TABLE t ORDER BY a", "SELECT * FROM t ORDER BY a"),
             ("(TABLE a) UNION ALL TABLE b.c", "(SELECT * FROM a) UNION ALL SELECT * FROM b.c"),

@@ -125,14 +125,25 @@ fn insert(parser: &mut Parser<'_>) -> Result<Insert, ParserError> {
     if parser.parse_keywords(&[Keyword::DEFAULT, Keyword::VALUES]) {
         return refused("DEFAULT VALUES is not supported: columns have no defaults");
     }
-    let query = match parser.parse_keyword(Keyword::TABLE) {
+    let mut query = match parser.parse_keyword(Keyword::TABLE) {
         true => super::template::query(&format!("SELECT * FROM {}", parser.parse_object_name(false)?))?,
         false => parser.parse_query()?,
     };
+    without_defaults(&mut query);
     if parser.parse_keyword(Keyword::ON) || parser.parse_keyword(Keyword::RETURNING) {
         return refused("ON CONFLICT and RETURNING are not supported: use MERGE INTO");
     }
     Ok(Insert { table, overwrite, columns, partition, query })
+}
+
+/// `VALUES (1, DEFAULT)` is `VALUES (1, NULL)`: columns have no other defaults.
+fn without_defaults(query: &mut Query) {
+    let SetExpr::Values(values) = query.body.as_mut() else { return };
+    for value in values.rows.iter_mut().flat_map(|row| &mut row.content) {
+        if matches!(value, Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("default")) {
+            *value = Expr::Value(Value::Null.with_empty_span());
+        }
+    }
 }
 
 /// `WITH a AS (...) INSERT ...`, as sqlparser reads it: Hive and Spark put the common tables of the query in front of the statement.

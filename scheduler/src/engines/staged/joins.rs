@@ -171,7 +171,9 @@ fn without_sort(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<(Arc<dyn Executi
         return Ok(sort.fetch().is_none().then(|| (Arc::clone(sort.input()), sort.expr().len())));
     }
     let [input] = plan.children()[..] else { return Ok(None) };
-    if plan.fetch().is_some() || plan.maintains_input_order() != [true] {
+    // Such as a window, which would not find its partitions.
+    let needs_order = !plan.is::<SortPreservingMergeExec>() && plan.required_input_ordering().iter().any(Option::is_some);
+    if plan.fetch().is_some() || plan.maintains_input_order() != [true] || needs_order {
         return Ok(None);
     }
     let Some((input, keys)) = without_sort(input)? else { return Ok(None) };

@@ -25,12 +25,63 @@ pub(super) fn complete(literal: &mut ValueWithSpan, data_type: &DataType) {
     }
 }
 
+/// Whether a type is one of whole numbers.
+pub(super) fn is_whole(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::TinyInt(_) | DataType::SmallInt(_) | DataType::Int(_) | DataType::Integer(_) | DataType::BigInt(_))
+}
+
 /// Whether text is a time that leaves parts out.
 pub(super) fn is_short_time(expr: &Expr) -> bool {
     let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text) | Value::DoubleQuotedString(text), .. }) = expr else {
         return false;
     };
     completed_time(text).is_some_and(|completed| completed != *text)
+}
+
+/// Text with a prefix, `r'\d'`, `U&'\2603'` or `N'x'`, is text.
+pub(super) fn plain(value: &mut Value) {
+    if let Value::SingleQuotedRawStringLiteral(text)
+    | Value::DoubleQuotedRawStringLiteral(text)
+    | Value::UnicodeStringLiteral(text)
+    | Value::NationalStringLiteral(text) = value
+    {
+        *value = Value::SingleQuotedString(std::mem::take(text));
+    }
+}
+
+/// A pattern of `LIKE` in which a backslash escapes, as DataFusion has it, and nothing else does: `'10!%' ESCAPE '!'` is `'10\%'`. Without
+/// `ESCAPE` a backslash escapes in some dialects, and in others is one.
+pub(super) fn escaped(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>, backslash_escapes: bool) {
+    let Expr::Value(ValueWithSpan { value: Value::SingleQuotedString(text) | Value::DoubleQuotedString(text), .. }) = pattern else {
+        return;
+    };
+    let stated = escape.as_ref().and_then(|escape| escape.value.clone().into_string());
+    let escape_char = match stated.as_deref() {
+        Some(stated) => stated.chars().next(),
+        None => backslash_escapes.then_some('\\'),
+    };
+    if escape_char == Some('\\') {
+        return;
+    }
+    let (mut spelled, mut letters) = (String::with_capacity(text.len()), text.chars());
+    while let Some(letter) = letters.next() {
+        let plain = if Some(letter) == escape_char { letters.next() } else { (letter == '\\').then_some(letter) };
+        match plain {
+            Some(plain) => spelled.extend(['\\', plain]),
+            None => spelled.push(letter),
+        }
+    }
+    (*text, *escape) = (spelled, None);
+}
+
+/// The name of a unit that Spark's `date_trunc` shortens.
+pub(super) fn unit(unit: &str) -> &str {
+    match unit.to_ascii_lowercase().as_str() {
+        "yy" | "yyyy" => "year",
+        "mm" | "mon" => "month",
+        "dd" => "day",
+        _ => unit,
+    }
 }
 
 /// Units from large to small. One interval has either the first two of them or some of the others.
@@ -84,7 +135,7 @@ pub(super) fn row_fields(kind: &CastKind, row: &Expr, data_type: &DataType) -> O
         let name = field.field_name.as_ref()?.value.to_lowercase();
         let (expr, data_type) = (Box::new(value), field.field_type.clone());
         let value = Expr::Cast { kind: kind.clone(), expr, data_type, array: false, format: None };
-        Some([Expr::Value(Value::SingleQuotedString(name).with_empty_span()), value])
+        Some([super::text(name), value])
     };
     let fields = values.into_iter().zip(fields).map(field).collect::<Option<Vec<_>>>()?;
     Some(fields.into_iter().flatten().collect())

@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, ExcludeSelectItem, Expr, ExprWithAlias, Function, GroupByExpr, Ident, NullInclusion, PivotValueSource, Query, Select,
-    SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, Visitor,
+    SelectItem, SetExpr, TableAlias, TableFactor, TableWithJoins, ValueWithSpan, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::{attach, call, lateral};
+use super::relations::{attach, empty, lateral, nest};
+use super::{binary, call, number, text};
 use crate::error::{Error, Result};
 
 /// Puts a query in the place of a pivoted table. Errors: `Unsupported` for values that a query gives.
@@ -34,7 +35,7 @@ pub(super) fn pivoted(factor: &mut TableFactor) -> Result<()> {
                     columns.push(SelectItem::ExprWithAlias { expr: only_where(&aggregate.expr, &condition)?, alias: name });
                 }
             }
-            let from = TableWithJoins { relation: std::mem::replace(&mut **table, super::empty()), joins: Vec::new() };
+            let from = TableWithJoins { relation: std::mem::replace(&mut **table, empty()), joins: Vec::new() };
             derived(selected(used, columns, vec![from], GroupByExpr::All(Vec::new())), alias.take())
         }
         TableFactor::Unpivot { table, value, name, columns, null_inclusion, alias } => {
@@ -43,15 +44,15 @@ pub(super) fn pivoted(factor: &mut TableFactor) -> Result<()> {
             };
             let mut used = Names::default();
             let ControlFlow::Continue(()) = columns.visit(&mut used);
-            let mut args = vec![Expr::Value(Value::Number(columns.len().to_string(), false).with_empty_span())];
+            let mut args = vec![number(columns.len())];
             for column in columns.iter() {
                 let label = column.alias.as_ref().map_or_else(|| label(&column.expr), |alias| alias.value.clone());
-                args.extend([Expr::Value(Value::SingleQuotedString(label).with_empty_span()), column.expr.clone()]);
+                args.extend([text(label), column.expr.clone()]);
             }
             let Expr::Function(stack) = call("stack", args) else { return Err(Error::internal("a call is a function")) };
-            let mut from = vec![TableWithJoins { relation: std::mem::replace(&mut **table, super::empty()), joins: Vec::new() }];
+            let mut from = vec![TableWithJoins { relation: std::mem::replace(&mut **table, empty()), joins: Vec::new() }];
             attach(&mut from, lateral(stack, Ident::with_quote('"', "unpivoted"), vec![name.clone(), value.clone()])?, false);
-            super::nest(&mut from[0]);
+            nest(&mut from[0]);
             let mut query = selected(used, Vec::new(), from, GroupByExpr::Expressions(Vec::new(), Vec::new()));
             if *null_inclusion != Some(NullInclusion::IncludeNulls)
                 && let SetExpr::Select(select) = query.body.as_mut()
@@ -110,7 +111,7 @@ fn matches(columns: &[Expr], value: &Expr) -> Result<Expr> {
         ([column], value) => Some(same(column, value)),
         (columns, Expr::Tuple(values)) if columns.len() == values.len() => {
             let each = columns.iter().zip(values).map(|(column, value)| same(column, value));
-            each.reduce(|one, other| Expr::BinaryOp { left: Box::new(one), op: BinaryOperator::And, right: Box::new(other) })
+            each.reduce(|one, other| binary(one, BinaryOperator::And, other))
         }
         _ => None,
     };
@@ -124,11 +125,7 @@ fn only_where(aggregate: &Expr, condition: &Expr) -> Result<Expr> {
             .with_hint("compute with their values in the query around it"));
     };
     let filter = match &function.filter {
-        Some(filter) => Expr::BinaryOp {
-            left: Box::new(Expr::Nested(filter.clone())),
-            op: BinaryOperator::And,
-            right: Box::new(Expr::Nested(Box::new(condition.clone()))),
-        },
+        Some(filter) => binary(Expr::Nested(filter.clone()), BinaryOperator::And, Expr::Nested(Box::new(condition.clone()))),
         None => condition.clone(),
     };
     Ok(Expr::Function(Function { filter: Some(Box::new(filter)), ..function.clone() }))

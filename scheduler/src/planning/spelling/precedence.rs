@@ -2,7 +2,7 @@
 
 use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
 
-use super::null;
+use super::{binary, null, taken};
 
 /// `a -> 'b' = c` compares the part of the JSON, as in PostgreSQL; the parser reads `a -> ('b' = c)`.
 pub(super) fn arrow_first(expr: &mut Expr) {
@@ -10,15 +10,15 @@ pub(super) fn arrow_first(expr: &mut Expr) {
     if compared(right).is_none() {
         return;
     }
-    let mut comparison = std::mem::replace(&mut **right, null());
+    let mut comparison = taken(right);
     let mut operand = &mut comparison;
     while compared(operand).is_some() {
         // Asked twice, because a borrow that is returned from a loop lasts too long.
         let Some(first) = compared(operand) else { return };
         operand = first;
     }
-    let key = std::mem::replace(operand, null());
-    *operand = std::mem::replace(expr, null());
+    let key = taken(operand);
+    *operand = taken(expr);
     if let Expr::BinaryOp { right, .. } = operand {
         **right = key;
     }
@@ -28,7 +28,7 @@ pub(super) fn arrow_first(expr: &mut Expr) {
 /// `a IS DISTINCT FROM b AND c OR d` is `(a IS DISTINCT FROM b) AND c OR d`; the parser reads all that follows as one operand.
 pub(super) fn distinct_first(expr: &mut Expr) {
     if swallows(expr) {
-        let (operands, operators) = chain(std::mem::replace(expr, null()));
+        let (operands, operators) = chain(taken(expr));
         *expr = rejoined(operands, operators);
     }
 }
@@ -49,7 +49,7 @@ fn swallows(expr: &Expr) -> bool {
 fn chain(expr: Expr) -> (Vec<Expr>, Vec<BinaryOperator>) {
     let with_first = |rest: Expr, first: &dyn Fn(Box<Expr>) -> Expr| {
         let (mut operands, operators) = chain(rest);
-        let own = std::mem::replace(&mut operands[0], null());
+        let own = taken(&mut operands[0]);
         operands[0] = first(Box::new(own));
         (operands, operators)
     };
@@ -70,22 +70,21 @@ fn chain(expr: Expr) -> (Vec<Expr>, Vec<BinaryOperator>) {
 
 /// `AND` binds tighter than `OR`.
 fn rejoined(operands: Vec<Expr>, operators: Vec<BinaryOperator>) -> Expr {
-    let join = |left, op, right| Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) };
     let mut operands = operands.into_iter();
     let (mut whole, mut part) = (None, operands.next().unwrap_or_else(null));
     for (operator, operand) in operators.into_iter().zip(operands) {
         if operator == BinaryOperator::And {
-            part = join(part, operator, operand);
+            part = binary(part, operator, operand);
         } else {
             let before = std::mem::replace(&mut part, operand);
             whole = Some(match whole {
-                Some(whole) => join(whole, BinaryOperator::Or, before),
+                Some(whole) => binary(whole, BinaryOperator::Or, before),
                 None => before,
             });
         }
     }
     match whole {
-        Some(whole) => join(whole, BinaryOperator::Or, part),
+        Some(whole) => binary(whole, BinaryOperator::Or, part),
         None => part,
     }
 }

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use windlass_engine::Dialect;
 
-use super::{arguments, arguments_of, call};
+use super::{arguments, arguments_of, call, number, taken, text};
 
 /// Name, number of arguments, meaning in every dialect.
 const SHORTHANDS: &[(&str, usize, &str)] = &[
@@ -41,6 +41,8 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("get", 2, "CASE WHEN $2 >= 0 THEN element_at($1, $2 + 1) END"),
     ("getbit", 2, "bit_get($1, $2)"),
     ("group_concat", 1, "string_agg($1, ',')"),
+    ("ifnull", 2, "coalesce($1, $2)"),
+    ("ilike", 2, "($1 ILIKE $2)"),
     ("infinity", 0, "CAST('Infinity' AS DOUBLE)"),
     ("json_array_contains", 2, "array_has(json_get_array($1), to_json($2))"),
     ("json_array_get", 2, "json_get_json($1, $2)"),
@@ -50,6 +52,8 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("json_query", 2, "json_extract($1, regexp_replace($2, '^(lax|strict) +', ''))"),
     ("json_size", 2, "json_length(json_extract($1, $2))"),
     ("json_value", 2, "json_extract_scalar($1, regexp_replace($2, '^(lax|strict) +', ''))"),
+    ("like", 2, "($1 LIKE $2)"),
+    ("localtime", 0, "current_time()"),
     ("localtimestamp", 0, "CAST(now() AS TIMESTAMP)"),
     ("make_timestamp", 6, "(CAST(make_date($1, $2, $3) AS TIMESTAMP) + make_interval(0, 0, 0, 0, $4, $5, $6))"),
     ("map_contains_key", 2, "array_has(map_keys($1), $2)"),
@@ -60,11 +64,14 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("min_by", 3, "slice(array_agg($1 ORDER BY $2) FILTER (WHERE $2 IS NOT NULL), 1, CAST($3 AS INT))"),
     ("nan", 0, "CAST('NaN' AS DOUBLE)"),
     ("nullifzero", 1, "nullif($1, 0)"),
+    ("nvl", 2, "coalesce($1, $2)"),
     ("positive", 1, "(+$1)"),
     ("rand", 0, "random()"),
     ("random", 1, "CAST(floor(random() * $1) AS BIGINT)"),
     ("random", 2, "($1 + CAST(floor(random() * ($2 - $1)) AS BIGINT))"),
     ("regexp_substr", 2, "presto_regexp_extract($1, $2)"),
+    ("replace", 2, "replace($1, $2, '')"),
+    ("rlike", 2, "regexp_like($1, $2)"),
     ("split_to_map", 3, "str_to_map($1, $2, $3)"),
     ("to_binary", 1, "unhex($1)"),
     ("to_iso8601", 1, "CAST($1 AS VARCHAR)"),
@@ -78,8 +85,51 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("zeroifnull", 1, "coalesce($1, 0)"),
 ];
 
+/// The same in Hive, Spark and Presto.
+const WAREHOUSE_SHORTHANDS: &[(&str, usize, &str)] = &[
+    ("array_contains", 2, CONTAINS),
+    ("array_position", 2, "CAST(CASE WHEN $2 IS NOT NULL AND $1 IS NOT NULL THEN coalesce(array_position($1, $2), 0) END AS BIGINT)"),
+    (
+        "arrays_overlap",
+        2,
+        "CASE WHEN array_has_any(array_compact($1), array_compact($2)) THEN true \
+         WHEN cardinality($1) > 0 AND cardinality($2) > 0 AND (cardinality(array_compact($1)) < cardinality($1) \
+         OR cardinality(array_compact($2)) < cardinality($2)) THEN NULL WHEN $1 IS NOT NULL AND $2 IS NOT NULL THEN false END",
+    ),
+];
+
+/// NULL where an element that is not known may be the one.
+const CONTAINS: &str = "CASE WHEN $2 IS NULL OR $1 IS NULL THEN NULL WHEN array_has($1, $2) THEN true \
+     WHEN cardinality(array_compact($1)) < cardinality($1) THEN NULL ELSE false END";
+
 /// The same in Hive and Spark.
-const HIVE_SHORTHANDS: &[(&str, usize, &str)] = &[("array_prepend", 2, "array_prepend($2, $1)")];
+const HIVE_SHORTHANDS: &[(&str, usize, &str)] = &[
+    ("array_append", 2, "CASE WHEN $1 IS NOT NULL THEN array_append($1, $2) END"),
+    ("array_prepend", 2, "CASE WHEN $1 IS NOT NULL THEN array_prepend($2, $1) END"),
+    ("log", 1, "ln($1)"),
+    ("ltrim", 2, "ltrim($2, $1)"),
+    ("position", 2, "locate($1, $2)"),
+    ("position", 3, "locate($1, $2, $3)"),
+    ("rand", 1, "random()"),
+    ("random", 1, "random()"),
+    ("rtrim", 2, "rtrim($2, $1)"),
+    ("sentences", 2, "sentences($1)"),
+    ("sentences", 3, "sentences($1)"),
+];
+
+/// The same in Presto.
+const PRESTO_SHORTHANDS: &[(&str, usize, &str)] = &[
+    ("array_max", 1, "CASE WHEN cardinality(array_compact($1)) = cardinality($1) THEN array_max($1) END"),
+    ("array_min", 1, "CASE WHEN cardinality(array_compact($1)) = cardinality($1) THEN array_min($1) END"),
+    ("contains", 2, CONTAINS),
+    ("from_unixtime", 1, "CAST(to_timestamp($1) AS TIMESTAMP)"),
+    ("map", 0, "map(make_array(), make_array())"),
+    ("md5", 1, "unhex(md5($1))"),
+    ("rand", 1, "CAST(floor(random() * $1) AS BIGINT)"),
+    ("sha1", 1, "unhex(sha1($1))"),
+    ("split_part", 3, "CASE WHEN cardinality(presto_split($1, $2)) >= $3 THEN split_part($1, $2, $3) END"),
+    ("strpos", 3, "CASE WHEN length(substring_index($1, $2, $3)) < length($1) THEN length(substring_index($1, $2, $3)) + 1 ELSE 0 END"),
+];
 
 /// Units that may stand without quotes as the first argument of a function of dates.
 const UNITS: &[&str] = &["microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "quarter", "year"];
@@ -99,19 +149,27 @@ const PERCENTILES: &[&str] = &["approx_percentile", "approx_percentile_cont", "p
 
 type Meanings = HashMap<(&'static str, usize), Expr>;
 
-static MEANINGS: LazyLock<[Meanings; 2]> = LazyLock::new(|| {
+static MEANINGS: LazyLock<[Meanings; 4]> = LazyLock::new(|| {
     let parsed = |sql: &str| {
         let parser = Parser::new(&GenericDialect {}).try_with_sql(sql);
         parser.and_then(|mut parser| parser.parse_expr()).expect("a test parses every shorthand")
     };
-    [SHORTHANDS, HIVE_SHORTHANDS]
+    [SHORTHANDS, WAREHOUSE_SHORTHANDS, HIVE_SHORTHANDS, PRESTO_SHORTHANDS]
         .map(|shorthands| shorthands.iter().map(|(name, arguments, sql)| ((*name, *arguments), parsed(sql))).collect())
 });
 
+/// Which lists of shorthands a dialect has, the more special ones first.
+fn lists(dialect: Dialect) -> &'static [usize] {
+    match dialect {
+        Dialect::Hive | Dialect::Spark => &[2, 1, 0],
+        Dialect::Presto => &[3, 1, 0],
+        Dialect::Generic | Dialect::Ansi => &[0],
+    }
+}
+
 /// Names of what is short for something else in a dialect.
 pub(super) fn names(dialect: Dialect) -> impl Iterator<Item = &'static str> {
-    let hive = HIVE_SHORTHANDS.iter().filter(move |_| dialect.is_hive_like());
-    SHORTHANDS.iter().chain(hive).map(|(name, ..)| *name).chain(["try"])
+    lists(dialect).iter().flat_map(|list| MEANINGS[*list].keys()).map(|(name, _)| *name).chain(["try"])
 }
 
 /// What a call of a function with plain arguments is short for.
@@ -130,14 +188,16 @@ pub(super) fn expand(name: &str, args: &[Expr], function: &Function, dialect: Di
     if let Some(of_unit) = of_unit(name, args) {
         return Some(of_unit);
     }
-    let [every, hive] = &*MEANINGS;
-    let found = if dialect.is_hive_like() { hive.get(&(name, args.len())) } else { None };
-    let mut meaning = found.or_else(|| every.get(&(name, args.len())))?.clone();
-    let ControlFlow::Continue(()) = VisitMut::visit(&mut meaning, &mut Arguments(args));
+    let mut meaning = lists(dialect).iter().find_map(|list| MEANINGS[*list].get(&(name, args.len())))?.clone();
+    substitute(&mut meaning, args);
     Some(meaning)
 }
 
 /// Puts arguments in the place of `$1`, `$2` and so on.
+pub(super) fn substitute(meaning: &mut Expr, args: &[Expr]) {
+    let ControlFlow::Continue(()) = VisitMut::visit(meaning, &mut Arguments(args));
+}
+
 struct Arguments<'a>(&'a [Expr]);
 
 impl VisitorMut for Arguments<'_> {
@@ -164,8 +224,7 @@ impl VisitorMut for Lenient {
         match expr {
             Expr::Cast { kind: kind @ (CastKind::Cast | CastKind::DoubleColon), .. } => *kind = CastKind::TryCast,
             Expr::BinaryOp { op: BinaryOperator::Divide | BinaryOperator::Modulo, right, .. } => {
-                let zero = Expr::Value(Value::Number("0".to_owned(), false).with_empty_span());
-                **right = call("nullif", [right.as_ref().clone(), zero]);
+                **right = call("nullif", [taken(right), number(0)]);
             }
             Expr::Function(function) => {
                 for (fails, lenient) in [("date_parse", "try_date_parse"), ("parse_datetime", "hive_to_timestamp")] {
@@ -185,10 +244,7 @@ fn of_unit(name: &str, args: &[Expr]) -> Option<Expr> {
     let (_, own) = OF_UNITS.iter().find(|(spelled, _)| *spelled == name)?;
     let [unit, first, second] = args else { return None };
     let unit = match unit {
-        Expr::Identifier(unit) if unit.quote_style.is_none() => {
-            let unit = UNITS.iter().find(|known| known.eq_ignore_ascii_case(&unit.value))?;
-            Expr::Value(Value::SingleQuotedString((*unit).to_owned()).with_empty_span())
-        }
+        Expr::Identifier(unit) if unit.quote_style.is_none() => text(*UNITS.iter().find(|known| known.eq_ignore_ascii_case(&unit.value))?),
         unit if *own != name => unit.clone(),
         _ => return None,
     };
@@ -218,7 +274,7 @@ fn percentiles(name: &str, args: &[Expr], function: &Function) -> Option<Expr> {
 /// `CAST(x AS JSON)`: JSON is text.
 pub(super) fn cast_to_json(expr: &mut Expr) -> Option<Expr> {
     match expr {
-        Expr::Cast { expr, data_type: DataType::JSON, .. } => Some(call("to_json", [std::mem::replace(&mut **expr, super::null())])),
+        Expr::Cast { expr, data_type: DataType::JSON, .. } => Some(call("to_json", [taken(expr)])),
         _ => None,
     }
 }
@@ -236,10 +292,12 @@ mod tests {
 
     #[test]
     fn every_shorthand_uses_its_arguments_and_no_others() {
-        for (name, arguments, sql) in SHORTHANDS.iter().chain(HIVE_SHORTHANDS) {
+        let of_dialects = WAREHOUSE_SHORTHANDS.iter().chain(HIVE_SHORTHANDS).chain(PRESTO_SHORTHANDS);
+        for (name, arguments, sql) in SHORTHANDS.iter().chain(of_dialects) {
             let places: std::collections::BTreeSet<_> = sql.match_indices('$').filter_map(|(at, _)| sql[at + 1..].chars().next()).collect();
             let places = places.into_iter().filter_map(|place| place.to_digit(10)).max().unwrap_or(0) as usize;
-            assert_eq!(places, *arguments, "{name}");
+            // What says how, and not what, may be left out.
+            assert!(places == *arguments || ["rand", "random", "sentences"].contains(name), "{name}");
         }
         assert_eq!(MEANINGS[0].len(), SHORTHANDS.len());
     }
@@ -260,6 +318,7 @@ mod tests {
         ] {
             assert_eq!(expanded(sql, Dialect::Generic), expected, "{sql}");
         }
-        assert_eq!(expanded("array_prepend(a, b)", Dialect::Spark), "array_prepend((b), (a))");
+        let prepended = expanded("array_prepend(a, b)", Dialect::Spark);
+        assert_eq!(prepended, "CASE WHEN (a) IS NOT NULL THEN array_prepend((b), (a)) END");
     }
 }
