@@ -49,9 +49,12 @@ pub struct Args {
     /// Queries at one time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 100, 1000])]
     queries: Vec<usize>,
-    /// Partitions of each stage: about as many tasks.
+    /// Partitions of each stage.
     #[arg(long, value_delimiter = ',', default_values_t = [256, 16, 64])]
     partitions: Vec<u32>,
+    /// Partitions that a task takes at most; 0 is as many as its executor has free slots.
+    #[arg(long, default_value_t = 0)]
+    task_partitions: u32,
     /// Columns that a query groups by, one after the other: it has one stage more.
     #[arg(long, default_value_t = 3)]
     groupings: usize,
@@ -79,6 +82,7 @@ struct Load {
     slots: u32,
     queries: usize,
     partitions: u32,
+    task_partitions: u32,
     groupings: usize,
     outputs: u32,
 }
@@ -93,6 +97,8 @@ struct Measurement {
     bound_per_second: f64,
     /// Tasks whose success reached the scheduler, per second.
     completed_per_second: f64,
+    /// Partitions of the tasks that reached an executor, per second: what other engines call tasks.
+    partitions_per_second: f64,
     queries_per_second: f64,
     failures: u64,
     /// From sending a query until its end was known, median and 99th percentile.
@@ -120,12 +126,13 @@ pub async fn run(args: Args) -> Result<()> {
         None => std::env::current_exe()?.with_file_name("windlass-scheduler"),
     };
     println!(
-        "{:>9} {:>7} {:>10} {:>9} {:>9} {:>9} {:>8} {:>9} {:>9} {:>12} {:>11} {:>7} {:>13} {:>19} {:>8}",
+        "{:>9} {:>7} {:>10} {:>9} {:>9} {:>12} {:>9} {:>8} {:>9} {:>9} {:>12} {:>11} {:>7} {:>13} {:>19} {:>8}",
         "executors",
         "queries",
         "partitions",
         "bound/s",
         "done/s",
+        "partitions/s",
         "queries/s",
         "failures",
         "p50 ms",
@@ -157,6 +164,7 @@ fn loads(args: &Args) -> Vec<Load> {
         slots: args.slots,
         queries: last(&args.queries),
         partitions: args.partitions.last().copied().unwrap_or(1),
+        task_partitions: args.task_partitions,
         groupings: args.groupings,
         outputs: args.outputs,
     };
@@ -171,9 +179,10 @@ fn print(measurements: &[Measurement]) {
     let Load { executors, queries, partitions, .. } = last.load;
     let memory = |part: usize| last.resident_mib.get((last.resident_mib.len().saturating_sub(1)) * part / 2).copied().unwrap_or(0.0);
     println!(
-        "{executors:>9} {queries:>7} {partitions:>10} {:>9.0} {:>9.0} {:>9.1} {:>8} {:>9.1} {:>9.1} {:>12.0} {:>11.1} {:>7.2} {:>13} {:>19} {:>8.1}",
+        "{executors:>9} {queries:>7} {partitions:>10} {:>9.0} {:>9.0} {:>12.0} {:>9.1} {:>8} {:>9.1} {:>9.1} {:>12.0} {:>11.1} {:>7.2} {:>13} {:>19} {:>8.1}",
         last.bound_per_second,
         last.completed_per_second,
+        last.partitions_per_second,
         last.queries_per_second,
         last.failures,
         last.query_ms[0],
@@ -207,6 +216,10 @@ async fn measure(program: &Path, load: Load, args: &Args) -> Result<Measurement>
         let connection = Connection::connect(&scheduler.flight, Credentials::default()).await?;
         connection.collect("SET windlass.engine = 'staged'").await?;
         connection.collect(&format!("SET datafusion.execution.target_partitions = {}", load.partitions)).await?;
+        // Not the default: a scheduler of before can be measured, too.
+        if load.task_partitions > 0 {
+            connection.collect(&format!("SET ballista.scheduler.max_partitions_per_task = {}", load.task_partitions)).await?;
+        }
         connections.push(connection);
     }
     let sql = query(load.groupings);
@@ -242,6 +255,7 @@ async fn measure(program: &Path, load: Load, args: &Args) -> Result<Measurement>
         stages,
         bound_per_second: bound / elapsed,
         completed_per_second: completed / elapsed,
+        partitions_per_second: since(|totals| totals.partitions) / elapsed,
         queries_per_second: times.len() as f64 / elapsed,
         failures: seen.failures.load(Ordering::Relaxed),
         query_ms: [percentile(50), percentile(99)],
@@ -376,6 +390,7 @@ impl Scheduler {
 struct Totals {
     bound: u64,
     completed: u64,
+    partitions: u64,
     launches: u64,
     task_bytes: u64,
     cleanups: u64,
@@ -389,6 +404,7 @@ impl Totals {
         Ok(Self {
             bound: count(&counts.bound),
             completed: count(&counts.completed),
+            partitions: count(&counts.partitions),
             launches: count(&counts.launches),
             task_bytes: count(&counts.task_bytes),
             cleanups: count(&counts.cleanups),

@@ -11,15 +11,21 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ConfigOptions, ExtensionO
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::optimizer::OptimizerRule;
+use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::prelude::SessionConfig;
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::cooperation::PauseAboveJoinsRule;
 use crate::dialect::Dialect;
 use crate::exact_casts::ExactCastsRule;
-use crate::functions::with_functions;
+use crate::functions::{IgnoredNullsRule, with_functions};
 use crate::not_in::NotInRule;
+use crate::set_operations::SetOperationsRule;
 use crate::single_row::SingleRowRule;
+use crate::subqueries::{MarksRule, SubqueriesRule};
+use crate::text_casts::TextCastsRule;
+use crate::top_rows::TopRowsRule;
 
 /// Which engine runs a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -307,6 +313,7 @@ pub const SETTABLE: &[(&str, &str)] = &[
         "read fresh materialized views instead of their tables: off, on, or all (those of external tables, too)",
     ),
     ("datafusion.execution.target_partitions", "partitions a stage is cut into; defaults to the cluster's slots"),
+    (PARTITIONS_PER_TASK, "partitions that a task of the staged engine takes at most; 0 is as many as its executor has free slots"),
     ("datafusion.execution.batch_size", "rows per batch"),
     ("datafusion.execution.time_zone", "zone of now() and of TIMESTAMP WITH TIME ZONE, as an offset"),
     ("datafusion.execution.enable_ansi_mode", "errors instead of NULL where the SQL standard wants them"),
@@ -342,8 +349,11 @@ pub fn meaning_of(options: &ConfigOptions) -> Vec<(String, String)> {
     entries.map(|entry| (entry.key, entry.value.unwrap_or_default())).collect()
 }
 
+/// Ballista reads it as a number wherever it binds tasks.
+const PARTITIONS_PER_TASK: &str = "ballista.scheduler.max_partitions_per_task";
+
 /// Most partitions a stage may be asked for: an exchange makes the square of it in shuffle blocks.
-pub const TARGET_PARTITIONS_MAX: usize = 4096;
+const TARGET_PARTITIONS_MAX: usize = 4096;
 
 fn describe(name: &str) -> &'static str {
     SETTABLE.iter().find(|(key, _)| *key == name).map_or("", |(_, doc)| doc)
@@ -356,11 +366,15 @@ pub fn set_option(options: &mut ConfigOptions, name: &str, value: &str) -> Resul
         let prefixes = SETTABLE.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
         return Err(DataFusionError::Configuration(format!("option '{name}' cannot be set; these can: {prefixes}")));
     }
-    if name == "datafusion.execution.target_partitions" {
-        let valid = value.parse().is_ok_and(|count: usize| (1..=TARGET_PARTITIONS_MAX).contains(&count));
-        if !valid {
-            return Err(DataFusionError::Configuration(format!("'{name}' is a number from 1 to {TARGET_PARTITIONS_MAX}, not '{value}'")));
-        }
+    let least = match name.as_str() {
+        "datafusion.execution.target_partitions" => Some(1),
+        PARTITIONS_PER_TASK => Some(0),
+        _ => None,
+    };
+    if let Some(least) = least
+        && !value.parse().is_ok_and(|count: usize| (least..=TARGET_PARTITIONS_MAX).contains(&count))
+    {
+        return Err(DataFusionError::Configuration(format!("'{name}' is a number from {least} to {TARGET_PARTITIONS_MAX}, not '{value}'")));
     }
     let previous = options.clone();
     options.set(&name, value).inspect_err(|_| *options = previous)
@@ -425,11 +439,24 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_config(config)
         .with_runtime_env(runtime)
         .with_analyzer_rule(Arc::new(ExactCastsRule))
+        .with_analyzer_rule(Arc::new(IgnoredNullsRule))
+        .with_analyzer_rule(Arc::new(TextCastsRule))
+        .with_analyzer_rule(Arc::new(SetOperationsRule))
+        .with_analyzer_rule(Arc::new(TopRowsRule))
+        .with_analyzer_rule(Arc::new(SubqueriesRule))
         .with_analyzer_rule(Arc::new(NotInRule))
         .with_analyzer_rule(Arc::new(SingleRowRule))
-        // DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task.
-        .with_optimizer_rules(ballista_core::optimizer::ballista_default_optimizer_rules())
+        .with_optimizer_rules(optimizer_rules())
         .with_physical_optimizer_rule(Arc::new(PauseAboveJoinsRule))
+}
+
+/// DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task, and marks right after those that
+/// DataFusion makes.
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = ballista_core::optimizer::ballista_default_optimizer_rules();
+    let after = rules.iter().position(|rule| rule.name() == DecorrelatePredicateSubquery::new().name());
+    rules.insert(after.map_or(rules.len(), |place| place + 1), Arc::new(MarksRule));
+    rules
 }
 
 #[cfg(test)]
@@ -472,6 +499,7 @@ mod tests {
             ("windlass.nothing", "1"),
             ("datafusion.execution.target_partitions", "0"),
             ("datafusion.execution.target_partitions", "100000"),
+            ("ballista.scheduler.max_partitions_per_task", "few"),
             ("datafusion.execution.batch_size", "many"),
             ("datafusion.optimizer.enable_dynamic_filter_pushdown", "true"),
             ("ballista.testing.chaos_execution.enabled", "true"),

@@ -9,7 +9,8 @@
 //! Ballista believes that executors ask for work. It would otherwise list all jobs and executors after every event, and have every executor
 //! delete the files of every job. So tasks are bound and sent by us, and files deleted where there are some.
 
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -219,6 +220,11 @@ impl Executors {
         self.members.read().contains_key(executor)
     }
 
+    /// Whether an executor is about to go.
+    pub fn drains(&self, executor: &str) -> bool {
+        self.members.read().get(executor).is_some_and(|member| !member.is_active())
+    }
+
     /// Slots of all executors.
     pub fn slots(&self) -> usize {
         self.members.read().values().map(|member| member.slots as usize).sum()
@@ -403,12 +409,18 @@ impl Executors {
         (may_run && partitions > 0).then_some(Waiting { running, queued_at, id, job, partitions })
     }
 
-    /// What is free of the slots of those executors that take tasks.
-    fn offers(&self, used: &Usage) -> Offers {
-        let members = self.members.read();
-        let heard = takers(&members).filter(|(_, member)| member.heard.elapsed() < self.silence_max);
-        let free = heard.map(|(id, member)| (slots::free(member.slots, used.of(id)), id.clone())).filter(|(free, _)| *free > 0);
-        Offers { free: free.collect(), counters: InMemoryClusterState::default() }
+    /// What is free of the slots of those executors that take tasks, as far as those who wait could take it.
+    fn offers(&self, used: &Usage, queue: &[Waiting<'_>]) -> Offers {
+        let (members, holders, now) = (self.members.read(), self.holders.lock(), Instant::now());
+        let heard = takers(&members).filter(|(_, member)| now.duration_since(member.heard) < self.silence_max);
+        let free = heard.map(|(id, member)| (slots::free(member.slots, used.of(id)), id)).filter(|(free, _)| *free > 0);
+        let (mut free, partitions): (Vec<_>, usize) = (free.collect(), queue.iter().map(|waiting| waiting.partitions).sum());
+        if partitions < free.len() {
+            let hold: HashSet<&String> = queue.iter().filter_map(|waiting| holders.get(waiting.id)).flatten().collect();
+            free.select_nth_unstable_by_key(partitions, |(free, id)| (Reverse(*free), !hold.contains(id)));
+            free.truncate(partitions);
+        }
+        Offers { free: free.into_iter().map(|(free, id)| (free, id.clone())).collect(), counters: InMemoryClusterState::default() }
     }
 
     fn note(&self, bound: &[BoundTask]) {
@@ -429,25 +441,37 @@ fn takers(members: &HashMap<String, Member>) -> impl Iterator<Item = (&String, &
     members.iter().filter(move |(_, member)| if any_active { member.is_active() } else { !member.given_up })
 }
 
-/// Executors with free slots, those with most first.
+/// Executors with free slots.
 struct Offers {
-    free: BinaryHeap<(u32, String)>,
+    /// Those with most come last.
+    free: BTreeSet<(u32, String)>,
     /// Ballista's own state binds from counters that it keeps; this one gets counters that are right and live for one call.
     counters: InMemoryClusterState,
 }
 
 impl Offers {
-    /// Binds a job's tasks to the executors with most free slots, as many as its partitions need: looking at more would make each task
-    /// cost as much as there are executors.
-    async fn bind(&mut self, waiting: &Waiting<'_>) -> Result<Vec<BoundTask>> {
-        let (mut offered, mut slots) = (Vec::new(), 0);
-        while slots < waiting.partitions
-            && let Some((free, id)) = self.free.pop()
+    /// Takes the executors with most free slots, as many as so many partitions need: looking at more would make each task cost as much as
+    /// there are executors. Among equals those come first that have files of the job: its next tasks read them there, and they are deleted
+    /// in as many places as there are such executors.
+    fn take(&mut self, partitions: usize, holders: Vec<String>) -> Vec<(u32, String)> {
+        let most = self.free.last().map_or(0, |(free, _)| *free);
+        let mut holders = holders.into_iter().map(|id| (most, id));
+        let (mut taken, mut slots) = (Vec::new(), 0);
+        while slots < partitions
+            && let Some((free, id)) = holders.find_map(|holder| self.free.take(&holder)).or_else(|| self.free.pop_last())
         {
             slots += free as usize;
-            let spec = ExecutorData { executor_id: id.clone(), total_vcores: free, available_vcores: free };
+            taken.push((free, id));
+        }
+        taken
+    }
+
+    /// Binds a job's tasks to such executors.
+    async fn bind(&mut self, waiting: &Waiting<'_>, holders: Vec<String>) -> Result<Vec<BoundTask>> {
+        let offered = self.take(waiting.partitions, holders);
+        for (free, id) in &offered {
+            let spec = ExecutorData { executor_id: id.clone(), total_vcores: *free, available_vcores: *free };
             self.counters.register_executor(nameless(id.clone()), spec).await?;
-            offered.push((free, id));
         }
         let job = Arc::new(HashMap::from([(waiting.id.clone(), waiting.job.clone())]));
         let bound = self.counters.bind_schedulable_tasks(TaskDistributionPolicy::RoundRobin, job, None).await?;
@@ -459,7 +483,7 @@ impl Offers {
             self.counters.remove_executor(&id).await?;
             let left = slots::free(free, taken.get(id.as_str()).copied().unwrap_or(0));
             if left > 0 {
-                self.free.push((left, id));
+                self.free.insert((left, id));
             }
         }
         Ok(bound)
@@ -485,13 +509,13 @@ impl Executors {
         }
         queue.sort_by_key(|waiting| (waiting.running, waiting.queued_at, waiting.id.as_str()));
 
-        let mut offers = self.offers(&used);
+        let mut offers = self.offers(&used, &queue);
         let mut bound = Vec::new();
         let mut partitions = 0;
         for waiting in &queue {
             partitions += waiting.partitions;
             if !offers.free.is_empty() {
-                bound.extend(offers.bind(waiting).await?);
+                bound.extend(offers.bind(waiting, self.holders(waiting.id)).await?);
             }
         }
         self.note(&bound);
@@ -595,8 +619,8 @@ impl ClusterState for Executors {
 
     /// Those that are to go. To know of others would make Ballista keep a list for each of the jobs whose files it should delete.
     fn executor_heartbeats(&self) -> HashMap<String, ExecutorHeartbeat> {
-        let members = self.members.read();
-        let leaving = members.iter().filter(|(_, member)| member.given_up || member.heard.elapsed() >= self.silence_max);
+        let (members, now) = (self.members.read(), Instant::now());
+        let leaving = members.iter().filter(|(_, member)| member.given_up || now.duration_since(member.heard) >= self.silence_max);
         leaving.map(|(id, member)| (id.clone(), member.heartbeat.clone())).collect()
     }
 
@@ -671,5 +695,18 @@ mod tests {
         assert_eq!(takers(), "b");
         assert_eq!(executors.executor_heartbeats().into_keys().collect::<Vec<_>>(), ["a"]);
         assert!(executors.any_takes_tasks());
+    }
+
+    #[test]
+    fn executors_with_most_free_slots_come_first_and_among_them_those_with_files() {
+        let free = [(4, "a"), (4, "b"), (4, "c"), (2, "d"), (1, "e")].map(|(free, id)| (free, id.to_owned()));
+        let mut offers = Offers { free: BTreeSet::from(free), counters: InMemoryClusterState::default() };
+        let mut take = |partitions, holders: &[&str]| {
+            let taken = offers.take(partitions, holders.iter().map(|id| (*id).to_owned()).collect());
+            taken.into_iter().map(|(_, id)| id).collect::<String>()
+        };
+        assert_eq!(take(5, &["d", "a", "gone"]), "ac", "one with few slots would cut a task short");
+        assert_eq!(take(0, &["b"]), "");
+        assert_eq!(take(9, &[]), "bde");
     }
 }

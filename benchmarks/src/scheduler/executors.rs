@@ -61,6 +61,8 @@ pub struct Counts {
     pub bound: AtomicU64,
     /// Tasks whose success the scheduler has taken note of.
     pub completed: AtomicU64,
+    /// Partitions of those that arrived.
+    pub partitions: AtomicU64,
     /// Calls that brought tasks.
     pub launches: AtomicU64,
     /// Bytes of the plans and settings that came with tasks.
@@ -203,6 +205,7 @@ impl ExecutorGrpc for Executor {
             self.counts.task_bytes.fetch_add((tasks.plan.len() + settings) as u64, Ordering::Relaxed);
             self.counts.bound.fetch_add(tasks.task_ids.len() as u64, Ordering::Relaxed);
             for task in tasks.task_ids {
+                self.counts.partitions.fetch_add(task.vcores_consumed.into(), Ordering::Relaxed);
                 let started = name(&tasks.job_id, tasks.stage_id, task.task_id);
                 self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(started);
                 let status = self.success(&tasks.job_id, tasks.stage_id, tasks.stage_attempt_num, task.task_id, tasks.launch_time);

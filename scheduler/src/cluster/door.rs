@@ -26,10 +26,10 @@ use super::{BallistaServer, Executors};
 const ID_BYTES_MAX: usize = 64;
 
 /// What the user agent of our executors starts with; their build follows.
-pub const EXECUTOR_AGENT: &str = "windlass-executor/";
+const EXECUTOR_AGENT: &str = "windlass-executor/";
 
 /// What precedes the bytes of memory that its tasks share.
-pub const MEMORY_AGENT: &str = "memory/";
+const MEMORY_AGENT: &str = "memory/";
 
 /// Ballista's scheduler service, reduced to what executors need.
 pub struct ExecutorDoor {

@@ -6,23 +6,27 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ballista_core::JobId;
-use ballista_core::execution_plans::compute_global_output_partition_ids;
+use ballista_core::execution_plans::{SortShuffleWriterExec, compute_global_output_partition_ids};
 use ballista_core::extension::SessionConfigHelperExt;
 use ballista_core::serde::protobuf::executor_grpc_client::ExecutorGrpcClient;
 use ballista_core::serde::protobuf::{KeyValuePair, LaunchMultiTaskParams, MultiTaskDefinition, RemoveJobDataParams, TaskId};
 use ballista_scheduler::cluster::BoundTask;
 use ballista_scheduler::state::execution_graph::TaskDescription;
-use ballista_scheduler::state::task_builder::restrict_plan_to_partitions;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion_proto::physical_plan::{AsExecutionPlan, PhysicalExtensionCodec};
-use datafusion_proto::protobuf::PhysicalPlanNode;
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, warn};
 use windlass_engine::MESSAGE_BYTES_MAX;
 use windlass_engine::session::session_config;
 
+use self::template::{Template, cut};
 use crate::cluster::{Doom, Executors};
+
+mod template;
+
+/// Tasks of a round and stage from which on it pays to write their plan down once: that costs as much as three of them.
+const TEMPLATE_TASKS_MIN: usize = 8;
 
 /// The one setting whose default is the executor's own.
 const TARGET_PARTITIONS: &str = "datafusion.execution.target_partitions";
@@ -70,11 +74,12 @@ impl Launcher {
         }
         let mut by_executor: HashMap<String, Vec<Slice>> = HashMap::new();
         for mut tasks in by_stage.into_values() {
+            let Some(stage) = Stage::of(&tasks).map(Arc::new) else { continue };
             tasks.sort_by_key(|(_, task)| task.global_input_partition_ids.first().copied());
             let length = tasks.len().isqrt().max(1);
             while !tasks.is_empty() {
                 let rest = tasks.split_off(length.min(tasks.len()));
-                let section = Arc::new(Section::of(&tasks));
+                let section = Arc::new(Section::of(&stage, &tasks));
                 for (executor, task) in std::mem::replace(&mut tasks, rest) {
                     by_executor.entry(executor).or_default().push(Slice { task, section: Arc::clone(&section) });
                 }
@@ -109,16 +114,15 @@ impl Launcher {
     /// A task as its executor reads it; if it cannot be written down, its job ends.
     fn definition(&self, slice: &Slice) -> Option<MultiTaskDefinition> {
         let task = &slice.task;
-        let encoded = slice.plan().and_then(|plan| {
-            let mut bytes = Vec::new();
-            PhysicalPlanNode::try_from_physical_plan(plan, self.codec.as_ref())?.try_encode(&mut bytes)?;
-            Ok(bytes)
-        });
-        let plan = encoded.inspect_err(|error| {
+        let plan = slice.plan(self.codec.as_ref()).inspect_err(|error| {
             warn!(job = %task.key.job_id, stage = task.key.stage_id, %error, "cannot encode a task");
             self.executors.condemn(&task.key.job_id, Doom::Unreadable);
         });
-        let outputs = compute_global_output_partition_ids(&task.plan, &task.global_input_partition_ids);
+        let outputs = match task.plan.is::<SortShuffleWriterExec>() {
+            // It writes to all of its exchange's, which may be thousands, and nobody reads their numbers here.
+            true => Vec::new(),
+            false => compute_global_output_partition_ids(&task.plan, &task.global_input_partition_ids),
+        };
         Some(MultiTaskDefinition {
             task_ids: vec![TaskId {
                 task_id: task.key.task_id as u32,
@@ -185,22 +189,46 @@ impl Launcher {
     }
 }
 
-/// Tasks of one stage that are bound at one time and stand side by side.
+/// Tasks of one stage that are bound at one time.
+#[derive(Debug)]
+struct Stage {
+    plan: Arc<dyn ExecutionPlan>,
+    tasks: usize,
+    /// Made when the first task asks.
+    template: OnceLock<Template>,
+}
+
+impl Stage {
+    fn of(tasks: &[BoundTask]) -> Option<Self> {
+        let (_, first) = tasks.first()?;
+        Some(Self { plan: Arc::clone(&first.plan), tasks: tasks.len(), template: OnceLock::new() })
+    }
+
+    fn template(&self, codec: &dyn PhysicalExtensionCodec) -> &Template {
+        self.template.get_or_init(|| {
+            let framed = if self.tasks >= TEMPLATE_TASKS_MIN { Template::framed(&self.plan, codec) } else { None };
+            framed.unwrap_or_else(|| Template::whole(&self.plan))
+        })
+    }
+}
+
+/// Tasks of a stage that stand side by side.
 ///
 /// To cut a task out of a plan costs as much as the plan has files. So the plan is cut to sections first, as many as each has tasks.
 #[derive(Debug)]
 struct Section {
+    stage: Arc<Stage>,
     /// All partitions of these tasks, in order.
     partitions: Vec<usize>,
-    /// The stage's plan, reduced to them when the first task asks; `None` if that fails.
-    plan: OnceLock<Option<Arc<dyn ExecutionPlan>>>,
+    /// What the template wants cut, reduced to them when the first task asks; `None` if that fails.
+    parts: OnceLock<Option<Vec<Arc<dyn ExecutionPlan>>>>,
 }
 
 impl Section {
-    fn of(tasks: &[BoundTask]) -> Self {
+    fn of(stage: &Arc<Stage>, tasks: &[BoundTask]) -> Self {
         let mut partitions: Vec<_> = tasks.iter().flat_map(|(_, task)| task.global_input_partition_ids.iter().copied()).collect();
         partitions.sort_unstable();
-        Self { partitions, plan: OnceLock::new() }
+        Self { stage: Arc::clone(stage), partitions, parts: OnceLock::new() }
     }
 }
 
@@ -212,16 +240,16 @@ struct Slice {
 }
 
 impl Slice {
-    /// The plan of the task's stage, reduced to the partitions that the task reads.
-    fn plan(&self) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let (whole, partitions) = (&self.task.plan, &self.task.global_input_partition_ids);
-        let cut = || restrict_plan_to_partitions(Arc::clone(whole), &self.section.partitions).ok();
-        let places: Option<Vec<_>> = partitions.iter().map(|id| self.section.partitions.binary_search(id).ok()).collect();
-        match (self.section.plan.get_or_init(cut), places) {
+    /// The plan of the task's stage, reduced to the partitions that the task reads, as bytes.
+    fn plan(&self, codec: &dyn PhysicalExtensionCodec) -> datafusion::error::Result<Vec<u8>> {
+        let (section, partitions) = (&self.section, &self.task.global_input_partition_ids);
+        let template = section.stage.template(codec);
+        let places: Option<Vec<_>> = partitions.iter().map(|id| section.partitions.binary_search(id).ok()).collect();
+        match (section.parts.get_or_init(|| cut(template.parts(), &section.partitions).ok()), places) {
             // Alone in its section.
-            (Some(section), _) if self.section.partitions == *partitions => Ok(Arc::clone(section)),
-            (Some(section), Some(places)) => restrict_plan_to_partitions(Arc::clone(section), &places),
-            _ => restrict_plan_to_partitions(Arc::clone(whole), partitions),
+            (Some(parts), _) if section.partitions == *partitions => template.fill(parts, codec),
+            (Some(parts), Some(places)) => template.fill(&cut(parts, &places)?, codec),
+            _ => template.fill(&cut(template.parts(), partitions)?, codec),
         }
     }
 }
@@ -229,14 +257,16 @@ impl Slice {
 #[cfg(test)]
 mod tests {
     use ballista_core::serde::scheduler::TaskKey;
-    use datafusion::arrow::array::{AsArray, Int64Array, RecordBatch};
-    use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
-    use datafusion::datasource::memory::MemorySourceConfig;
-    use datafusion::physical_plan::{collect_partitioned, displayable};
-    use datafusion::prelude::SessionContext;
+    use datafusion::arrow::array::AsArray;
+    use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::physical_plan::collect_partitioned;
+    use datafusion::prelude::{SessionContext, col, lit};
+    use datafusion_proto::physical_plan::AsExecutionPlan;
+    use datafusion_proto::protobuf::PhysicalPlanNode;
     use windlass_engine::session::set_option;
     use windlass_engine::write::WriteCodec;
 
+    use super::template::tests::numbers;
     use super::*;
 
     #[test]
@@ -251,14 +281,6 @@ mod tests {
         assert_eq!(sent.len(), 3, "two settings and the partitions: {sent:?}");
         let executor = session_config(8).update_from_key_value_pair(&sent);
         assert_eq!(executor.to_key_value_pairs(), query.to_key_value_pairs());
-    }
-
-    /// A stage that gives the number of each of its partitions.
-    fn stage(partitions: i64) -> Arc<dyn ExecutionPlan> {
-        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
-        let batch = |n| RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![n]))]).unwrap();
-        let partitions: Vec<_> = (0..partitions).map(|n| vec![batch(n)]).collect();
-        MemorySourceConfig::try_new_exec(&partitions, schema, None).unwrap()
     }
 
     fn task(plan: &Arc<dyn ExecutionPlan>, task_id: usize, partitions: &[usize]) -> BoundTask {
@@ -277,19 +299,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_reads_its_partitions_and_no_others_however_it_is_cut() {
-        let plan = stage(12);
-        // As after a failure: not in order, and with a gap.
-        let tasks: Vec<_> = [&[7, 2][..], &[0], &[9, 10, 11], &[4, 5]].into_iter().enumerate().map(|(id, p)| task(&plan, id, p)).collect();
-        for length in [1, 2, 4] {
-            for section in tasks.chunks(length) {
-                let shared = Arc::new(Section::of(section));
-                for (_, task) in section {
-                    let cut = Slice { task: task.clone(), section: Arc::clone(&shared) }.plan().unwrap();
-                    let text = displayable(cut.as_ref()).one_line().to_string();
-                    let read = collect_partitioned(cut, SessionContext::new().task_ctx()).await.unwrap();
-                    let read: Vec<_> =
-                        read.iter().map(|batches| batches[0].column(0).as_primitive::<Int64Type>().value(0) as usize).collect();
-                    assert_eq!(read, task.global_input_partition_ids, "{text}");
+        let (codec, context) = (WriteCodec::staged(), SessionContext::new());
+        let bare = numbers(&context, 12).create_physical_plan().await.unwrap();
+        let framed = numbers(&context, 12).filter(col("n").gt_eq(lit(0))).unwrap().create_physical_plan().await.unwrap();
+        // As after a failure: not in order, and with gaps.
+        let slices = [&[7, 2][..], &[0], &[9, 10, 11], &[4, 5], &[1], &[3], &[6], &[8]];
+        for plan in [bare, framed] {
+            let tasks: Vec<_> = slices.into_iter().enumerate().map(|(id, slice)| task(&plan, id, slice)).collect();
+            for (round, length) in [(2, 1), (4, 2), (8, 1), (8, 4), (8, 8)] {
+                let stage = Arc::new(Stage::of(&tasks[..round]).unwrap());
+                for section in tasks[..round].chunks(length) {
+                    let shared = Arc::new(Section::of(&stage, section));
+                    for (_, task) in section {
+                        let bytes = Slice { task: task.clone(), section: Arc::clone(&shared) }.plan(&codec).unwrap();
+                        let cut =
+                            PhysicalPlanNode::try_decode(&bytes).unwrap().try_into_physical_plan(&context.task_ctx(), &codec).unwrap();
+                        let read = collect_partitioned(cut, context.task_ctx()).await.unwrap();
+                        let read: Vec<_> =
+                            read.iter().map(|batches| batches[0].column(0).as_primitive::<Int64Type>().value(0) as usize).collect();
+                        assert_eq!(read, task.global_input_partition_ids, "{round} tasks in sections of {length}");
+                    }
                 }
             }
         }
