@@ -14,6 +14,7 @@ mod report;
 mod run;
 mod scheduler;
 mod suite;
+mod warehouse;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ enum Benchmark {
     Lookup(Box<load::LookupArgs>),
     /// Plans a one-day query on tables of more and more partitions
     Catalog(catalog::Args),
+    /// Repairs and cleans up many files, writes many partitions, and lets many write
+    Warehouse(warehouse::Args),
     /// Shows estimated and actual rows of every operator of a suite's queries
     Estimates(estimates::Args),
     /// Hands tasks to simulated executors, to see what a task costs the scheduler
@@ -83,6 +86,7 @@ fn run(cli: Cli) -> Result<()> {
         Benchmark::Fairness(args) => runtime.block_on(load::fairness(*args)),
         Benchmark::Lookup(args) => runtime.block_on(load::lookup(*args)),
         Benchmark::Catalog(args) => runtime.block_on(catalog::run(args)),
+        Benchmark::Warehouse(args) => runtime.block_on(warehouse::run(args)),
         Benchmark::Estimates(args) => runtime.block_on(estimates::run(args)),
         Benchmark::Scheduler(args) => runtime.block_on(scheduler::run(args)),
         Benchmark::Compare(args) => report::compare(&args),

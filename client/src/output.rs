@@ -19,7 +19,7 @@ use parquet::file::properties::WriterProperties;
 use crate::error::{Error, Result};
 
 /// Rows that the table format shows: it must see them all to align them, so it holds them.
-pub const TABLE_ROWS_MAX: usize = 1_000;
+const TABLE_ROWS_MAX: usize = 1_000;
 /// Bytes of one Parquet row group, which is what a Parquet result holds in memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 

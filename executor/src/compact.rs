@@ -10,8 +10,8 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use futures::TryStreamExt;
 
 use crate::transparent::{Around, Transparent};
@@ -21,8 +21,7 @@ pub fn compact_written_rows(stage: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exe
     if !stage.is::<ShuffleWriterExec>() {
         return Ok(stage);
     }
-    let children = stage.children().into_iter().map(|child| Transparent::wrap(Arc::clone(child), &Compact)).collect();
-    stage.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    Transparent::below(stage, &Compact)
 }
 
 #[derive(Debug, Clone)]

@@ -102,9 +102,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let http_listener = tokio::net::TcpListener::from_std(http_listener).map_err(|cause| system("serve HTTP", cause))?;
     let http = tokio::spawn(axum::serve(http_listener, routes(health)).into_future());
 
-    let (scheduler_host, scheduler_port) = config.scheduler_address()?;
     let (shuffle_failed, closing, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Ledger::default());
-    let slots = config.slots;
     let stages = StageRunner::start(stage_options(&config), &runtime, Handle::current()).map_err(|cause| system("start threads", cause))?;
     let stages = Arc::new(stages);
     let _end = Abandon(Arc::clone(&stages));
@@ -119,43 +117,19 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     };
     let held = Held { ledger: ledger.clone(), stages: Arc::clone(&stages), shuffle: work_dir.shuffle(), closing: Arc::clone(&closing) };
     let files = Arc::clone(&runtime);
-    let user_agent = format!("{USER_AGENT}{}", config.memory_limit_bytes);
-    let agent = user_agent.clone();
-    let process = ExecutorProcessConfig {
+    let process = Arc::new(ExecutorProcessConfig {
         // Random: a scheduler refuses a second executor of the same id, and a restarted one has lost its files.
         executor_id: id.clone(),
-        bind_host: match config.bind_host {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("[{ip}]"),
-        },
-        // Without it the scheduler would have to guess from the connection, and panics where it cannot.
-        external_host: Some(config.advertised_host.clone().unwrap_or_else(|| config.bind_host.to_string())),
         port,
         grpc_port,
-        scheduler_host: scheduler_host.to_owned(),
-        scheduler_port,
-        vcores: slots,
-        // Pull mode polls every 50 ms and cannot cancel.
-        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
         work_dir: Some(work_dir.shuffle().display().to_string()),
-        job_data_ttl_seconds: config.job_data_ttl_s,
-        job_data_clean_up_interval_seconds: CLEANUP_INTERVAL_S,
-        grpc_max_decoding_message_size: MESSAGE_BYTES_MAX as u32,
-        grpc_max_encoding_message_size: MESSAGE_BYTES_MAX as u32,
-        executor_heartbeat_interval_seconds: HEARTBEAT_S,
-        memory_pool_size: Some(config.memory_limit_bytes),
-        override_physical_codec: Some(Arc::new(WriteCodec::staged())),
-        override_function_registry: Some(Arc::new(functions::registry())),
         // One for all tasks: files, footer cache and spill limit are the process's. Ballista gives each task a pool of its own.
         override_runtime_producer: Some(Arc::new(move |_| Ok(Arc::clone(&runtime)))),
-        override_config_producer: Some(Arc::new(move || session_config(slots))),
         override_arrow_flight_service: Some(flight::provider(shuffle_listener, ties)),
         override_execution_engine: Some(Arc::new(TaskEngine::new(Connections::start(), ledger, stages.memory(), files))),
-        // The scheduler shows it, and turns other versions away.
-        override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(agent.as_str())?))),
-        health: heartbeat.clone(),
-        ..ExecutorProcessConfig::default()
-    };
+        health: heartbeat,
+        ..settings(&config)?
+    });
 
     let stop = stop_requested(manners.exit_with_parent).map_err(|cause| system("listen for signals", cause))?;
     tokio::pin!(stop);
@@ -163,9 +137,9 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         reached = reach_scheduler(&config, manners.rejoin) => reached?,
         _ = &mut stop => return Ok(Ended::Stopped),
     }
+    let slots = config.slots;
     info!(%id, scheduler = config.scheduler, port, grpc_port, http_port, slots, memory_bytes = config.memory_limit_bytes, "executor starts");
 
-    let process = Arc::new(process);
     let running = start_executor_process(Arc::clone(&process));
     tokio::pin!(running);
     // Whether Ballista still has something to wait for.
@@ -199,17 +173,9 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     stages.close();
     match stopped {
         Some(Stop::Signal) if can_drain => {
-            let deadline = Instant::now() + Duration::from_secs(config.drain_timeout_s);
-            drain::announce(&process, &config.scheduler, &user_agent).await;
-            if timeout_at(deadline, held.unneeded(&config.scheduler)).await.is_err() {
-                warn!(timeout_s = config.drain_timeout_s, "what is here is needed for longer: it will be made again elsewhere");
-            }
-            // Ballista sees the signal now; with its servers closed, the last bytes of every answer have left.
+            // With Ballista's servers closed, the last bytes of every answer have left.
             let ended = async { tokio::join!(running, served.notified()).0 };
-            match timeout_at(deadline.max(Instant::now() + FAREWELL), ended).await {
-                Ok(ended) => ended?,
-                Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks and readers did not end in time"),
-            }
+            drain(&config, &process, &held, ended).await?;
         }
         Some(Stop::Signal) => info!("the scheduler was lost before"),
         Some(Stop::Orphaned) => info!("the parent process is gone"),
@@ -222,6 +188,60 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     }
     http.abort();
     Ok(Ended::Stopped)
+}
+
+/// Waits until nobody needs what is here, then for Ballista, which sees the signal only now. Both at most for the time that is configured.
+async fn drain(
+    config: &ExecutorConfig,
+    process: &Arc<ExecutorProcessConfig>,
+    held: &Held,
+    ended: impl Future<Output = ballista_core::error::Result<()>>,
+) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(config.drain_timeout_s);
+    drain::announce(process, &config.scheduler, &user_agent(config)).await;
+    if timeout_at(deadline, held.unneeded(&config.scheduler)).await.is_err() {
+        warn!(timeout_s = config.drain_timeout_s, "what is here is needed for longer: it will be made again elsewhere");
+    }
+    match timeout_at(deadline.max(Instant::now() + FAREWELL), ended).await {
+        Ok(ended) => ended?,
+        Err(_) => warn!(timeout_s = config.drain_timeout_s, "tasks and readers did not end in time"),
+    }
+    Ok(())
+}
+
+/// What the scheduler is told with each call. It shows it, and turns other versions away.
+fn user_agent(config: &ExecutorConfig) -> String {
+    format!("{USER_AGENT}{}", config.memory_limit_bytes)
+}
+
+/// What Ballista learns from the configuration.
+fn settings(config: &ExecutorConfig) -> Result<ExecutorProcessConfig> {
+    let (scheduler_host, scheduler_port) = config.scheduler_address()?;
+    let (slots, user_agent) = (config.slots, user_agent(config));
+    Ok(ExecutorProcessConfig {
+        bind_host: match config.bind_host {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        },
+        // Without it the scheduler would have to guess from the connection, and panics where it cannot.
+        external_host: Some(config.advertised_host.clone().unwrap_or_else(|| config.bind_host.to_string())),
+        scheduler_host: scheduler_host.to_owned(),
+        scheduler_port,
+        vcores: slots,
+        // Pull mode polls every 50 ms and cannot cancel.
+        task_scheduling_policy: TaskSchedulingPolicy::PushStaged,
+        job_data_ttl_seconds: config.job_data_ttl_s,
+        job_data_clean_up_interval_seconds: CLEANUP_INTERVAL_S,
+        grpc_max_decoding_message_size: MESSAGE_BYTES_MAX as u32,
+        grpc_max_encoding_message_size: MESSAGE_BYTES_MAX as u32,
+        executor_heartbeat_interval_seconds: HEARTBEAT_S,
+        memory_pool_size: Some(config.memory_limit_bytes),
+        override_physical_codec: Some(Arc::new(WriteCodec::staged())),
+        override_function_registry: Some(Arc::new(functions::registry())),
+        override_config_producer: Some(Arc::new(move || session_config(slots))),
+        override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(user_agent.as_str())?))),
+        ..ExecutorProcessConfig::default()
+    })
 }
 
 /// However this process ends, no stream of a stage looks complete afterwards.

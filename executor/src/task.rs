@@ -11,23 +11,27 @@ use ballista_core::JobId;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricsSet;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionConfig;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream};
 use metrics::{counter, gauge, histogram};
+use tokio::sync::watch;
 use tracing::{Instrument, info_span};
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::pipelined::Fate;
+use windlass_engine::pipelined::fate::Ending;
 use windlass_engine::pipelined::memory::Share;
 use windlass_engine::roll_call::TaskName;
 use windlass_engine::telemetry::SPAN_TASK;
 
 use crate::compact::compact_written_rows;
 use crate::connections::Connections;
+use crate::transparent::{Around, Transparent};
 
 /// Ballista's way to run tasks, with connections that are bounded and tasks that are counted.
 pub struct TaskEngine {
@@ -94,10 +98,11 @@ impl ExecutionEngine for TaskEngine {
         work_dir: &str,
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
-        let plan = compact_written_rows(prepare_scans(plan, &self.runtime)?)?;
+        let life = Life::default();
+        let plan = Transparent::below(compact_written_rows(prepare_scans(plan, &self.runtime)?)?, &life)?;
         let inner = self.inner.create_query_stage_exec(job_id.clone(), stage_id, task_id, output_partitions, plan, work_dir, config)?;
         let name = TaskName { job: job_id.to_string(), stage: stage_id as u64, task: task_id as u64 };
-        Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), _entry: self.ledger.enter(name) }))
+        Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), life, _entry: self.ledger.enter(name) }))
     }
 }
 
@@ -107,6 +112,7 @@ struct Task {
     job_id: JobId,
     stage_id: usize,
     memory: Arc<dyn MemoryPool>,
+    life: Life,
     /// Ballista drops a task after it has queued its last status.
     _entry: Entry,
 }
@@ -123,7 +129,8 @@ impl QueryStageExecutor for Task {
         let mut measured = Measured::start();
         let span = info_span!(SPAN_TASK, job = %self.job_id, stage = self.stage_id, task = task_id);
         let context = Arc::new(within(&context, &self.memory));
-        let result = watched(self.inner.execute_query_stage(task_id, context)).instrument(span).await;
+        let _end = End(&self.life);
+        let result = watched(&self.life.fate, self.inner.execute_query_stage(task_id, context)).instrument(span).await;
         measured.outcome = if result.is_ok() { "finished" } else { "failed" };
         if let Ok(partitions) = &result {
             counter!("windlass_shuffle_written_bytes_total").increment(partitions.iter().map(|partition| partition.num_bytes).sum());
@@ -148,9 +155,43 @@ impl QueryStageExecutor for Task {
     }
 }
 
+/// Ends the rows that a stage's writer reads with their task, and makes what computes them code of the task.
+///
+/// Ballista reads and writes them in tasks of tokio's that run on, whatever becomes of the one that started them: those of a cancelled query
+/// would compute to the end.
+#[derive(Debug, Clone, Default)]
+struct Life {
+    fate: Fate,
+    /// Wakes those that wait for rows.
+    over: watch::Sender<bool>,
+}
+
+impl Around for Life {
+    fn rows(&self, execute: impl FnOnce() -> Result<SendableRecordBatchStream>) -> Result<SendableRecordBatchStream> {
+        let mut rows = self.fate.watch_rows(self.fate.catch(execute)??);
+        let (schema, mut over) = (rows.schema(), self.over.subscribe());
+        let mut woken = Box::pin(async move { over.wait_for(|over| *over).await.is_ok() }.fuse());
+        let bounded = stream::poll_fn(move |cx| {
+            // That the task is over is for the rows to say.
+            let _woken = woken.poll_unpin(cx);
+            rows.poll_next_unpin(cx)
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, bounded)))
+    }
+}
+
+/// The end of a task: dropped with its future, also where that is cancelled.
+struct End<'a>(&'a Life);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.fate.end(Ending::Over);
+        self.0.over.send_replace(true);
+    }
+}
+
 /// A panic of the task, or of one that it spawned and nobody awaits, is an error: its rows may be cut short.
-async fn watched<T>(task: impl Future<Output = Result<T>> + Send) -> Result<T> {
-    let fate = Fate::default();
+async fn watched<T>(fate: &Fate, task: impl Future<Output = Result<T>> + Send) -> Result<T> {
     let result = AssertUnwindSafe(fate.watch(Box::pin(task))).catch_unwind().await;
     fate.check()?;
     result.unwrap_or_else(|_| Err(DataFusionError::Internal("a task panicked without a message".to_owned())))
@@ -195,6 +236,7 @@ impl Drop for Measured {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::Schema;
     use datafusion::common::runtime::SpawnedTask;
     use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer};
     use windlass_engine::pipelined::fate::is_panic;
@@ -220,13 +262,27 @@ mod tests {
     async fn panics_are_errors() {
         Fate::install();
         let panics = async { panic!("row 7 is odd") };
-        assert!(is_panic(&watched::<()>(panics).await.unwrap_err()));
+        assert!(is_panic(&watched::<()>(&Fate::default(), panics).await.unwrap_err()));
         let cut_short = async {
             let _ = SpawnedTask::spawn(async { panic!("row 8 is odd") }).await;
             Ok(())
         };
-        assert!(watched(cut_short).await.unwrap_err().to_string().contains("row 8 is odd"));
-        watched(async { Ok(()) }).await.unwrap();
+        assert!(watched(&Fate::default(), cut_short).await.unwrap_err().to_string().contains("row 8 is odd"));
+        watched(&Fate::default(), async { Ok(()) }).await.unwrap();
+    }
+
+    /// A reader like Ballista's, which nobody stops.
+    #[tokio::test]
+    async fn rows_end_with_their_task() {
+        let life = Life::default();
+        let schema = Arc::new(Schema::empty());
+        let endless = || Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::pending())) as SendableRecordBatchStream);
+        let reader = tokio::spawn(life.rows(endless).unwrap().collect::<Vec<_>>());
+        tokio::task::yield_now().await;
+        assert!(!reader.is_finished());
+        drop(End(&life));
+        let rows = reader.await.unwrap();
+        assert!(rows.len() == 1 && rows[0].is_err(), "{rows:?}");
     }
 
     #[test]

@@ -31,6 +31,12 @@ impl<A: Around> Transparent<A> {
     pub fn wrap(inner: Arc<dyn ExecutionPlan>, around: &A) -> Arc<dyn ExecutionPlan> {
         Arc::new(Self { inner, around: around.clone() })
     }
+
+    /// Puts `around` around what `plan` reads.
+    pub fn below(plan: Arc<dyn ExecutionPlan>, around: &A) -> Result<Arc<dyn ExecutionPlan>> {
+        let children = plan.children().into_iter().map(|child| Self::wrap(Arc::clone(child), around)).collect();
+        plan.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
 }
 
 impl<A: Around> DisplayAs for Transparent<A> {

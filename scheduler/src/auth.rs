@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::session::{Session, Sessions};
 
 /// Name of callers who gave none.
-pub const ANONYMOUS: &str = "anonymous";
+const ANONYMOUS: &str = "anonymous";
 
 /// Password checks at once: each takes tens of milliseconds of one core and some 20 MiB.
 const VERIFYING_MAX: usize = 2;
@@ -149,6 +149,9 @@ struct Token {
     session: String,
     #[prost(uint64, tag = "3")]
     expires: u64,
+    /// [`Authenticator::login`] of the user.
+    #[prost(bytes = "vec", tag = "4")]
+    login: Vec<u8>,
 }
 
 /// What a caller says about itself in the `authorization` header.
@@ -287,8 +290,11 @@ impl Authenticator {
         let refused = |why: &str| Error::new(Kind::Unauthenticated, why).with_hint("connect again");
         let signed =
             base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(token).map_err(|_| refused("the bearer token is not valid"))?;
-        let Token { user, session, expires } =
+        let Token { user, session, expires, login } =
             self.key.open(Purpose::Token, &signed).ok_or_else(|| refused("the bearer token is not valid"))?;
+        if self.login(&user) != Some(login) {
+            return Err(refused("the user of the bearer token is gone, or has another password now"));
+        }
         let left = expires.saturating_sub(unix_seconds());
         // A live session was used not long ago: its caller may keep the old token as long as it keeps calling.
         if let Some(live) = sessions.get(&SessionId::new(&session)).filter(|live| live.user() == user) {
@@ -320,9 +326,21 @@ impl Authenticator {
         Ok(Caller { token: Some(self.token(&session)), session })
     }
 
+    /// What a user's tokens are bound to, so that they end with the password; `None` for those who are not let in.
+    fn login(&self, user: &str) -> Option<Vec<u8>> {
+        match self.users.get(user) {
+            Some(hash) => Some(self.digest(&[hash.as_str().as_bytes()]).into()),
+            None => (self.allow_anonymous && user == ANONYMOUS).then(Vec::new),
+        }
+    }
+
     fn token(&self, session: &Session) -> String {
-        let token =
-            Token { user: session.user().to_owned(), session: session.id().to_string(), expires: unix_seconds() + self.token_seconds };
+        let token = Token {
+            user: session.user().to_owned(),
+            session: session.id().to_string(),
+            expires: unix_seconds() + self.token_seconds,
+            login: self.login(session.user()).unwrap_or_default(),
+        };
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(self.key.sign(Purpose::Token, &token))
     }
 
@@ -377,17 +395,8 @@ fn peer_bytes(peer: Option<SocketAddr>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engines::{Cluster, ExecutorInfo};
     use crate::session::SessionLimits;
-
-    #[derive(Debug)]
-    struct NoExecutors;
-
-    impl Cluster for NoExecutors {
-        fn executors(&self) -> Vec<ExecutorInfo> {
-            Vec::new()
-        }
-    }
+    use crate::session::tests::NoExecutors;
 
     fn sessions() -> Sessions {
         Sessions::new(SessionLimits::default(), Arc::new(NoExecutors))
@@ -451,10 +460,21 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_token_ends_with_the_password_and_the_user() {
+        let (sessions, before) = (sessions(), authenticator(false, 60));
+        let header = format!("Bearer {}", before.token(&sessions.open("ada").unwrap()));
+        before.admit(&sessions, Some(&header), None).await.unwrap();
+        let nobody = AuthOptions { allow_anonymous: true, ..AuthOptions::default() };
+        for after in [authenticator(false, 60), Authenticator::new(&nobody, SigningKey([7; 32])).unwrap()] {
+            assert_eq!(after.admit(&sessions, Some(&header), None).await.unwrap_err().kind(), Kind::Unauthenticated);
+        }
+    }
+
     #[test]
     fn a_signature_holds_for_one_purpose_and_every_byte() {
         let key = SigningKey::random();
-        let token = Token { user: "ada".into(), session: "s".into(), expires: 1 };
+        let token = Token { user: "ada".into(), session: "s".into(), expires: 1, login: vec![1] };
         let signed = key.sign(Purpose::Token, &token);
         assert_eq!(key.open(Purpose::Token, &signed), Some(token));
         assert_eq!(key.open::<Token>(Purpose::Ticket, &signed), None);

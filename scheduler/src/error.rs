@@ -1,5 +1,7 @@
 //! What can go wrong between a statement and its rows.
 
+use std::any::Any;
+
 use datafusion::arrow::error::ArrowError;
 use datafusion::common::utils::datafusion_strsim::levenshtein;
 use datafusion::common::{Column, SchemaError};
@@ -39,6 +41,14 @@ impl Error {
         Self::new(Kind::Internal, message)
     }
 
+    /// What is told of a panic, which is logged, too. `what` panicked.
+    pub fn panicked(what: &str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message");
+        tracing::error!(text, "{what} panicked");
+        Self::internal(format!("{what} panicked: {text}")).with_hint("this is a bug of windlass; please report it")
+    }
+
     /// Adds what the user can do next.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.detail.hint = hint.into();
@@ -55,6 +65,14 @@ impl Error {
     /// Adds the query it ended.
     pub fn in_query(mut self, id: &QueryId) -> Self {
         self.detail.query_id = id.to_string();
+        self
+    }
+
+    /// Tells first why the statement had been run again on the staged engine, which ended with this.
+    pub fn after(mut self, first: &Self) -> Self {
+        if self.kind != Kind::Cancelled && !self.message.contains(&first.message) {
+            self.message = format!("{}; run again staged: {}", first.message, self.message);
+        }
         self
     }
 
@@ -81,7 +99,11 @@ impl From<windlass_catalog::Error> for Error {
         if let windlass_catalog::Error::Store { cause, .. } = &error {
             message = format!("{message}: {cause}");
         }
-        Self::new(error.kind(), message)
+        let told = Self::new(error.kind(), message);
+        match (error.kind(), error) {
+            (Kind::Exhausted, windlass_catalog::Error::Store { .. }) => told.with_hint("free some space on the scheduler's disk"),
+            _ => told,
+        }
     }
 }
 
@@ -243,6 +265,25 @@ const IN_OUR_WORDS: [(&str, &str, &str); 6] = [
     ("Physical plan does not support logical expression Exists", "EXISTS cannot stand here", "use it in WHERE, or join the subquery"),
 ];
 
+/// Where it may be missing.
+const SPACE: &str = "free some space: for tables, in 'work_dir' of the executors or 'data_dir' of the scheduler";
+
+/// What systems and DataFusion say of a disk without room: a part of it, what is said instead, and what to do.
+const DISK_FULL: [(&str, &str, &str); 3] = [
+    ("No space left on device", "a disk of the cluster is full", SPACE),
+    ("Disk quota exceeded", "a disk quota of the cluster is used up", SPACE),
+    (
+        "exceeded the allowable limit",
+        "spill files have reached 'spill_limit_bytes'",
+        "raise it, or have the query keep less: fewer rows, columns or groups",
+    ),
+];
+
+/// Whether a text tells of a disk without room: trying again would not help.
+pub fn is_disk_full(text: &str) -> bool {
+    DISK_FULL.iter().any(|(part, told, _)| text.contains(part) || text.contains(told))
+}
+
 /// The text without what DataFusion and Arrow put in front of a cause within it.
 fn without_inner_prefixes(text: &str) -> String {
     PREFIXES.iter().fold(text.to_owned(), |text, prefix| text.replace(&format!(": {prefix}"), ": "))
@@ -280,6 +321,9 @@ pub fn worded(kind: Kind, text: &str) -> Error {
     }
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line = line.trim_end_matches(['.', ',', ':']);
+    if let Some((_, told, hint)) = DISK_FULL.iter().find(|(part, ..)| line.contains(part)) {
+        return Error::new(Kind::Exhausted, *told).with_hint(*hint);
+    }
     let message = decapitalized(line);
     match (kind, hint.is_empty()) {
         (Kind::Internal, true) => Error::new(kind, message).with_hint("this is a bug of windlass; please report it"),
@@ -365,10 +409,36 @@ error: unclosed group".into()),
                 "compute it in a subquery and filter that, or use QUALIFY",
             ),
             (DataFusionError::External(Box::new(Error::unsupported("no").with_hint("yes"))), Kind::Unsupported, "no", "yes"),
+            (
+                std::io::Error::other("The used disk space during the spilling process has exceeded the allowable limit of 1 GB").into(),
+                Kind::Exhausted,
+                "spill files have reached 'spill_limit_bytes'",
+                "raise it, or have the query keep less: fewer rows, columns or groups",
+            ),
+            (
+                DataFusionError::from(ArrowError::IoError(
+                    "No space left on device (os error 28)".to_owned(),
+                    std::io::ErrorKind::StorageFull.into(),
+                )),
+                Kind::Exhausted,
+                "a disk of the cluster is full",
+                SPACE,
+            ),
         ] {
             let error = Error::from(error);
             assert_eq!((error.kind(), error.to_string().as_str(), error.detail().hint.as_str()), (kind, text, hint));
         }
+    }
+
+    #[test]
+    fn the_first_of_two_errors_is_told_first() {
+        let first = Error::new(Kind::Unavailable, "executor 7 was lost");
+        let second = Error::invalid("cannot cast 'x'").with_hint("mend it").after(&first);
+        assert_eq!(second.to_string(), "executor 7 was lost; run again staged: cannot cast 'x'");
+        assert_eq!((second.kind(), second.detail().hint.as_str()), (Kind::Invalid, "mend it"));
+        assert_eq!(second.clone().after(&first).to_string(), second.to_string(), "once is enough");
+        let cancelled = Error::new(Kind::Cancelled, "the query was cancelled");
+        assert_eq!(cancelled.after(&first).to_string(), "the query was cancelled");
     }
 
     #[test]

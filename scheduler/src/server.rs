@@ -7,14 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use url::Url;
 use windlass_catalog::{Catalog, DeltaCatalog, SqliteCatalog};
 use windlass_engine::pipelined::Fate;
 use windlass_engine::process::{Stop, stop_requested};
-use windlass_engine::{Locations, RuntimeOptions, build_runtime};
+use windlass_engine::{LocationError, Locations, RuntimeOptions, build_runtime};
 use windlass_proto::Kind;
 
 use crate::auth::SigningKey;
@@ -55,15 +57,7 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
     let announcement = format!("ready flight={} internal={} http={}", address(&flight)?, address(&internal)?, address(&http)?);
 
     let _lock = own_data_dir(&config.data_dir)?;
-    let warehouse = config.warehouse();
-    if !warehouse.to_string_lossy().contains("://") {
-        make_dir(&warehouse)?;
-    }
-    let allowed = config.allowed_locations.iter().cloned().chain([warehouse.display().to_string()]);
-    let bad_location = |error: windlass_engine::LocationError| Error::invalid(format!("setting 'allowed_locations': {error}"));
-    let locations = Locations::new(allowed).map_err(bad_location)?;
-    let locations = locations.with_stores(&config.stores).map_err(|error| Error::invalid(format!("setting 'stores': {error}")))?;
-    let warehouse = locations.check(&warehouse.display().to_string()).map_err(bad_location)?;
+    let (locations, warehouse) = locations(&config)?;
     let options = RuntimeOptions {
         memory_limit_bytes: config.memory_limit_bytes,
         spill_dir: config.data_dir.join("spill"),
@@ -82,30 +76,14 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
         listener: internal,
         executor_timeout: Duration::from_secs(config.executor_timeout_s),
         sweep_interval: Duration::from_secs(1),
+        runtime: Arc::clone(&runtime),
         shutdown: shutdown.clone(),
     };
     let started = cluster_threads.spawn(StagedEngine::start(staged_options)).await;
     let (staged, mut serving_executors) = started.map_err(|cause| Error::internal(format!("the staged engine died: {cause}")))??;
     let cluster: Arc<dyn Cluster> = Arc::clone(&staged) as _;
-
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let pipelined = PipelinedOptions {
-        threads,
-        runtime: Arc::clone(&runtime),
-        cluster: Arc::clone(&cluster),
-        staged: Arc::clone(&staged) as _,
-        key: config.cluster_key,
-        stall_timeout: Duration::from_secs(config.stall_timeout_s),
-    };
-    let parts = Parts {
-        catalog: Arc::clone(&catalog),
-        ddl: DdlExecutor::new(Arc::clone(&catalog), locations, Arc::clone(&runtime), warehouse, system::tables()),
-        local: Arc::new(LocalEngine::new(threads, Arc::clone(&runtime))?),
-        pipelined: Arc::new(PipelinedEngine::new(pipelined)?),
-        staged,
-        cluster: Arc::clone(&cluster),
-        runtime: Arc::clone(&runtime),
-    };
+    let ddl = DdlExecutor::new(Arc::clone(&catalog), locations, Arc::clone(&runtime), warehouse, system::tables());
+    let parts = parts(&config, Arc::clone(&catalog), ddl, staged, Arc::clone(&runtime))?;
     let limits = CoordinatorLimits {
         guard: config.guard,
         planning: config.planning,
@@ -158,6 +136,49 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
     collecting.abort();
     pages.abort();
     Ok(())
+}
+
+/// Where tables may lie, and where they do unless somebody says otherwise.
+fn locations(config: &SchedulerConfig) -> Result<(Locations, Url)> {
+    let warehouse = config.warehouse();
+    if !warehouse.to_string_lossy().contains("://") {
+        make_dir(&warehouse)?;
+    }
+    let allowed = config.allowed_locations.iter().cloned().chain([warehouse.display().to_string()]);
+    let bad_location = |error: LocationError| Error::invalid(format!("setting 'allowed_locations': {error}"));
+    let locations = Locations::new(allowed).map_err(bad_location)?;
+    let locations = locations.with_stores(&config.stores).map_err(|error| Error::invalid(format!("setting 'stores': {error}")))?;
+    let warehouse = locations.check(&warehouse.display().to_string()).map_err(bad_location)?;
+    Ok((locations, warehouse))
+}
+
+/// What queries are run with.
+fn parts(
+    config: &SchedulerConfig,
+    catalog: Arc<dyn Catalog>,
+    ddl: DdlExecutor,
+    staged: Arc<StagedEngine>,
+    runtime: Arc<RuntimeEnv>,
+) -> Result<Parts> {
+    let cluster: Arc<dyn Cluster> = Arc::clone(&staged) as _;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let pipelined = PipelinedOptions {
+        threads,
+        runtime: Arc::clone(&runtime),
+        cluster: Arc::clone(&cluster),
+        staged: Arc::clone(&staged) as _,
+        key: config.cluster_key.clone(),
+        stall_timeout: Duration::from_secs(config.stall_timeout_s),
+    };
+    Ok(Parts {
+        catalog,
+        ddl,
+        local: Arc::new(LocalEngine::new(threads, Arc::clone(&runtime))?),
+        pipelined: Arc::new(PipelinedEngine::new(pipelined)?),
+        staged,
+        cluster,
+        runtime,
+    })
 }
 
 /// Binds now, so that a taken port is an error at the start and port 0 has a number to announce.

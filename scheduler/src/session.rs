@@ -280,14 +280,15 @@ impl Sessions {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::engines::ExecutorInfo;
 
+    /// A cluster on which nothing can run.
     #[derive(Debug)]
-    struct Empty;
+    pub(crate) struct NoExecutors;
 
-    impl Cluster for Empty {
+    impl Cluster for NoExecutors {
         fn executors(&self) -> Vec<ExecutorInfo> {
             Vec::new()
         }
@@ -295,7 +296,7 @@ mod tests {
 
     #[test]
     fn sessions_are_bounded_and_expire_when_idle() {
-        let sessions = Sessions::new(SessionLimits { sessions_max: 1, idle_seconds: 60 }, Arc::new(Empty));
+        let sessions = Sessions::new(SessionLimits { sessions_max: 1, idle_seconds: 60 }, Arc::new(NoExecutors));
         let session = sessions.open("ada").unwrap();
         assert_eq!(sessions.open("bob").unwrap_err().kind(), Kind::Exhausted, "the one session is in use");
         let later = Instant::now() + Duration::from_secs(59);
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_longest_unused_session_makes_room() {
-        let sessions = Sessions::new(SessionLimits { sessions_max: 3, idle_seconds: 60 }, Arc::new(Empty));
+        let sessions = Sessions::new(SessionLimits { sessions_max: 3, idle_seconds: 60 }, Arc::new(NoExecutors));
         let at_work = sessions.open("ada").unwrap();
         let ids: Vec<_> = ["bob", "cyd"].iter().map(|user| sessions.open(user).unwrap().id().clone()).collect();
         sessions.get(&ids[0]);
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn settings_are_checked_and_reset() {
-        let session = Session::new("ada", Arc::new(Empty), Instant::now());
+        let session = Session::new("ada", Arc::new(NoExecutors), Instant::now());
         assert_eq!(session.set("windlass.no_such_thing", "1").unwrap_err().kind(), Kind::NotFound);
         assert_eq!(session.set("windlass.engine", "steam").unwrap_err().kind(), Kind::Invalid);
         session.set("WINDLASS.engine", "local").unwrap();

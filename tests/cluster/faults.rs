@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use windlass_client::{Connection, Rows};
-use windlass_tests::cluster::{Cluster, Options};
-use windlass_tests::rows;
+use windlass_client::Rows;
+use windlass_tests::cluster::Options;
+use windlass_tests::sql::cells;
 
 use crate::tpch;
 
@@ -17,36 +17,14 @@ const MEMORY_BYTES: i64 = 48 << 20;
 /// Lines of orders at this scale.
 const LINES: usize = 600_572;
 
-async fn cluster(executor: toml::Table) -> Cluster {
-    let data = tpch::data().await;
-    let options = Options { executors: 2, locations: vec![data.to_owned()], executor, ..Options::default() };
-    let cluster = Cluster::start_as(options).await;
-    tpch::create_tables(&cluster.connect().await, data).await;
-    cluster
-}
-
-async fn session(cluster: &Cluster, engine: &str) -> Connection {
-    let connection = cluster.connect().await;
-    connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
-    connection
-}
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
-/// What the records say of the last query whose text contains this.
-async fn record(cluster: &Cluster, column: &str, part: &str) -> String {
-    let sql = format!(
-        "SELECT {column} FROM system.runtime.queries WHERE query LIKE '%{part}%' AND query NOT LIKE '%runtime.queries%' ORDER BY created DESC LIMIT 1"
-    );
-    cells(&cluster.connect().await, &sql).await[0][0].clone()
-}
+/// What executors get to stop after a query is cancelled.
+const STOP_TIME_MAX: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_beyond_the_memory_of_executors_spills_or_fails_and_they_live() {
-    let cluster = cluster(toml::Table::from_iter([("memory_limit_bytes".to_owned(), MEMORY_BYTES.into())])).await;
-    let (pipelined, staged) = (session(&cluster, "pipelined").await, session(&cluster, "staged").await);
+    let executor = toml::Table::from_iter([("memory_limit_bytes".to_owned(), MEMORY_BYTES.into())]);
+    let cluster = tpch::cluster_as(Options { executors: 2, executor, ..Options::default() }).await;
+    let (pipelined, staged) = (cluster.session("pipelined").await, cluster.session("staged").await);
     // Every line with itself: each side is all comments.
     let join = "SELECT count(*), count(DISTINCT a.l_orderkey), sum(length(b.l_comment)) FROM lineitem a JOIN lineitem b
         ON a.l_orderkey = b.l_orderkey AND a.l_linenumber = b.l_linenumber AND a.l_comment = b.l_comment";
@@ -63,7 +41,7 @@ async fn a_query_beyond_the_memory_of_executors_spills_or_fails_and_they_live() 
     for connection in [&pipelined, &staged] {
         assert_eq!(cells(connection, "SELECT count(*) FROM lineitem").await, [[LINES.to_string()]]);
     }
-    assert!(record(&cluster, "engine", "a.l_comment = b.l_comment").await.contains("staged"));
+    assert!(cluster.record("engine", "a.l_comment = b.l_comment").await.contains("staged"));
     assert_eq!(cluster.live_executors(), 2);
     assert!(cluster.executor_logs().iter().all(|log| log.matches("executor starts").count() == 1), "an executor has started again");
     cluster.await_idle().await;
@@ -72,11 +50,11 @@ async fn a_query_beyond_the_memory_of_executors_spills_or_fails_and_they_live() 
 /// Errors that come after all other rows, in the first stage, the last, and after rows have reached the reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_on_the_last_row_ends_the_query_with_it() {
-    let cluster = cluster(toml::Table::new()).await;
+    let cluster = tpch::cluster(2).await;
     let fails = |condition: &str| format!("CAST(CASE WHEN {condition} THEN 'x' ELSE '1' END AS INT)");
     let (line, group) = (fails("l_orderkey = 600000 AND l_linenumber = 1"), fails("l_suppkey = 1000 AND n > 0"));
     for engine in ["local", "pipelined", "staged"] {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         for (number, sql) in [
             format!("SELECT l_orderkey, {line} AS x FROM lineitem"),
             format!("SELECT sum({line}) FROM lineitem"),
@@ -90,22 +68,64 @@ async fn an_error_on_the_last_row_ends_the_query_with_it() {
             let outcome = connection.collect(&sql).await.map(|rows| rows.iter().map(|batch| batch.num_rows()).sum::<usize>());
             let error = outcome.expect_err(&sql).to_string();
             assert!(error.contains("'x'"), "{sql}: {error}");
-            assert_eq!(record(&cluster, "state", &format!("/* {engine} {number} */")).await, "FAILED", "{sql}");
+            assert_eq!(cluster.record("state", &format!("/* {engine} {number} */")).await, "FAILED", "{sql}");
         }
     }
     cluster.await_idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_query_frees_its_executors() {
+    let cluster = tpch::cluster(2).await;
+    let long = "SELECT a.l_comment FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
+    for (engine, how, sql) in [
+        ("pipelined", "cancel", tpch::ENDLESS),
+        ("pipelined", "drop", long),
+        ("pipelined", "timeout", tpch::ENDLESS),
+        ("staged", "cancel", tpch::ENDLESS),
+        ("staged", "cancel", long),
+        ("staged", "timeout", tpch::ENDLESS),
+    ] {
+        let connection = cluster.session(engine).await;
+        if how == "timeout" {
+            connection.collect("SET windlass.query_timeout_s = 2").await.unwrap();
+        }
+        let mut query = connection.start(sql).await.unwrap();
+        assert_eq!(cluster.record("engine", "a.l_comment < b.l_comment").await, engine);
+        let mut stream = query.rows();
+        let busy = cluster.executor_cpu_time();
+        if how == "drop" {
+            assert!(stream.next().await.unwrap().is_ok());
+        }
+        let works = async {
+            while cluster.executor_cpu_time() <= busy {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_secs(10), works).await.is_ok(), "{engine}, {how}: executors do not work");
+        match how {
+            "cancel" => query.cancel().await.unwrap(),
+            "timeout" => while query.poll().await.is_ok() {},
+            _ => {}
+        }
+        drop(stream);
+        tokio::time::sleep(STOP_TIME_MAX).await;
+        let idle = cluster.executor_cpu_time();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(cluster.executor_cpu_time() < idle + Duration::from_millis(200), "{engine}, {how}: executors still work");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_executor_that_is_told_to_stop_ends_its_streams_first() {
-    let mut cluster = cluster(toml::Table::new()).await;
-    let connection = session(&cluster, "pipelined").await;
+    let mut cluster = tpch::cluster(2).await;
+    let connection = cluster.session("pipelined").await;
     let mut stream = connection.start("SELECT l_orderkey, l_comment, l_shipinstruct FROM lineitem").await.unwrap().rows();
     let mut count = stream.next().await.unwrap().unwrap().num_rows();
     cluster.ask_executor_to_stop();
     // Others run meanwhile, on the executor that stays.
     for engine in ["pipelined", "staged"] {
-        let other = session(&cluster, engine).await;
+        let other = cluster.session(engine).await;
         let counted = cells(&other, "SELECT count(*), count(DISTINCT l_suppkey) FROM lineitem").await;
         assert_eq!(counted, [[LINES.to_string(), "1000".to_owned()]], "{engine}");
     }
@@ -129,8 +149,8 @@ const LARGE: &str = "SELECT l_orderkey, l_comment, l_shipinstruct FROM lineitem"
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_that_is_told_to_stop_keeps_what_others_still_read() {
-    let mut cluster = cluster(toml::Table::new()).await;
-    let (begun, waiting) = (session(&cluster, "staged").await, session(&cluster, "staged").await);
+    let mut cluster = tpch::cluster(2).await;
+    let (begun, waiting) = (cluster.session("staged").await, cluster.session("staged").await);
     let mut waiting = waiting.start(LARGE).await.unwrap();
     while !waiting.is_complete() {
         waiting.poll().await.unwrap();
@@ -140,7 +160,7 @@ async fn an_executor_that_is_told_to_stop_keeps_what_others_still_read() {
     cluster.ask_executor_to_stop();
     // Longer than it would take an executor that waits for nobody.
     for _ in 0..3 {
-        let counted = cells(&session(&cluster, "staged").await, "SELECT count(*), count(DISTINCT l_suppkey) FROM lineitem").await;
+        let counted = cells(&cluster.session("staged").await, "SELECT count(*), count(DISTINCT l_suppkey) FROM lineitem").await;
         assert_eq!(counted, [[LINES.to_string(), "1000".to_owned()]]);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -155,12 +175,38 @@ async fn an_executor_that_is_told_to_stop_keeps_what_others_still_read() {
     cluster.await_executors(1).await;
 }
 
+/// An executor that shall go does not wait for those who take their time, and they get their rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_holds_up_no_executor_that_shall_go() {
+    const COPIES: usize = 4;
+    // Longer than this test waits for its end.
+    let executor = toml::Table::from_iter([("drain_timeout_s".to_owned(), 600.into())]);
+    let mut cluster = tpch::cluster_as(Options { executors: 2, executor, ..Options::default() }).await;
+    let much = format!("SELECT l_orderkey, l_comment, l_shipinstruct, n_name FROM lineitem CROSS JOIN nation WHERE n_nationkey < {COPIES}");
+    let mut readers = Vec::new();
+    for engine in ["pipelined", "staged"] {
+        let connection = cluster.session(engine).await;
+        let mut rows = connection.start(&much).await.unwrap().rows();
+        let count = rows.next().await.unwrap().unwrap().num_rows();
+        readers.push((engine, connection, rows, count));
+    }
+    cluster.ask_executor_to_stop();
+    assert_eq!(cluster.executor_exit(), Some(0));
+    cluster.await_executors(1).await;
+    for (engine, _connection, mut rows, mut count) in readers {
+        while let Some(batch) = rows.try_next().await.unwrap_or_else(|error| panic!("{engine}, after {count} rows: {error}")) {
+            count += batch.num_rows();
+        }
+        assert_eq!(count, COPIES * LINES, "{engine}");
+    }
+    assert!(!cluster.scheduler_log().contains("running the query again"), "{}", cluster.scheduler_log());
+    cluster.await_idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_executor_ends_what_has_begun() {
-    let data = tpch::data().await;
-    let mut cluster = Cluster::start_with(1, &[data]).await;
-    let connection = session(&cluster, "staged").await;
-    tpch::create_tables(&connection, data).await;
+    let mut cluster = tpch::cluster(1).await;
+    let connection = cluster.session("staged").await;
     for setting in ["target_partitions = 8", "batch_size = 64"] {
         connection.collect(&format!("SET datafusion.execution.{setting}")).await.unwrap();
     }
@@ -180,11 +226,11 @@ async fn the_last_executor_ends_what_has_begun() {
 /// Every executor is replaced while queries of all kinds run one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_costs_no_query() {
-    let mut cluster = cluster(toml::Table::new()).await;
+    let mut cluster = tpch::cluster(2).await;
     let done = Arc::new(AtomicBool::new(false));
     let mut clients = Vec::new();
     for engine in ["staged", "pipelined"] {
-        let (connection, done) = (session(&cluster, engine).await, Arc::clone(&done));
+        let (connection, done) = (cluster.session(engine).await, Arc::clone(&done));
         clients.push(tokio::spawn(async move {
             let mut queries = 0;
             while !done.load(Ordering::Relaxed) {

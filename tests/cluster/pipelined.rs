@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use windlass_client::{Connection, tpch as suite};
+use windlass_client::tpch as suite;
 use windlass_tests::cluster::{Cluster, Options};
+use windlass_tests::sql::cells;
 use windlass_tests::{fixtures, rows};
 
 use crate::tpch;
@@ -12,49 +13,17 @@ use crate::tpch;
 /// What a user waits at most for a query that lost an executor.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What executors get to stop after a query is cancelled.
-const STOP_TIME_MAX: Duration = Duration::from_secs(2);
-
-async fn cluster(executors: usize) -> Cluster {
-    let data = tpch::data().await;
-    let cluster = Cluster::start_with(executors, &[data]).await;
-    tpch::create_tables(&cluster.connect().await, data).await;
-    cluster
-}
-
-async fn session(cluster: &Cluster, engine: &str) -> Connection {
-    let connection = cluster.connect().await;
-    connection.collect(&format!("SET windlass.engine = '{engine}'")).await.unwrap();
-    connection
-}
-
-async fn cells(connection: &Connection, sql: &str) -> Vec<Vec<String>> {
-    rows::cells(&connection.collect(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}")))
-}
-
-fn query(name: &str) -> &'static str {
-    suite::queries().into_iter().find(|(query, _)| *query == name).unwrap().1
-}
-
-/// The engine that ran the last query whose text contains this.
-async fn engine_of(connection: &Connection, part: &str) -> String {
-    let sql = format!(
-        "SELECT engine FROM system.runtime.queries WHERE query LIKE '%{part}%' AND query NOT LIKE '%runtime.queries%' ORDER BY created DESC LIMIT 1"
-    );
-    cells(connection, &sql).await[0][0].clone()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn tpch_gives_the_rows_of_duckdb() {
-    let cluster = cluster(2).await;
+    let cluster = tpch::cluster(2).await;
     let mut sums = Vec::new();
     for engine in ["staged", "pipelined", "staged", "pipelined"] {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         let start = Instant::now();
         for (name, sql) in suite::queries() {
             let got = cells(&connection, &format!("/* {name} */ {sql}")).await;
             rows::assert_same(&format!("{name}, {engine}"), &got, &tpch::answer(name));
-            assert_eq!(engine_of(&connection, &format!("/* {name} */")).await, engine, "{name}");
+            assert_eq!(cluster.record("engine", &format!("/* {name} */")).await, engine, "{name}");
         }
         sums.push((engine, start.elapsed()));
     }
@@ -64,8 +33,8 @@ async fn tpch_gives_the_rows_of_duckdb() {
 /// Shapes that go wrong when a stage is cut into tasks without care. The tables are large enough to be cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn cut_stages_give_the_rows_of_one_process() {
-    let cluster = cluster(2).await;
-    let (local, pipelined) = (session(&cluster, "local").await, session(&cluster, "pipelined").await);
+    let cluster = tpch::cluster(2).await;
+    let (local, pipelined) = (cluster.session("local").await, cluster.session("pipelined").await);
     let explained = cells(&pipelined, "EXPLAIN SELECT l_suppkey, count(*) FROM lineitem GROUP BY l_suppkey").await;
     let stages = explained.iter().find(|row| row[0] == "stages").unwrap();
     assert!(stages[1].contains("tasks=2"), "{}", stages[1]);
@@ -92,18 +61,18 @@ async fn cut_stages_give_the_rows_of_one_process() {
     ] {
         let want = cells(&local, sql).await;
         rows::assert_same(sql, &cells(&pipelined, sql).await, &want);
-        assert_eq!(engine_of(&pipelined, &sql.replace('\'', "''")).await, "pipelined", "{sql}");
+        assert_eq!(cluster.record("engine", &sql.replace('\'', "''")).await, "pipelined", "{sql}");
     }
 }
 
 /// Rows that are missing after a panic must not look like the end: on the way to an exchange, to the client, and in the last stage.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_on_one_row_is_an_error_on_every_engine() {
-    let cluster = cluster(2).await;
+    let cluster = tpch::cluster(2).await;
     // The last order's first line wants so much room that, with what the others of its batch want, no vector can be that long.
     let panics = "lpad('a', CASE WHEN l_orderkey = 600000 AND l_linenumber = 1 THEN 9223372036854775807 ELSE 1 END, 'b')";
     for engine in ["local", "staged", "pipelined"] {
-        let connection = session(&cluster, engine).await;
+        let connection = cluster.session(engine).await;
         for sql in [
             format!("SELECT l_orderkey, {panics} FROM lineitem"),
             format!("SELECT count(*), max({panics}) FROM lineitem"),
@@ -122,8 +91,8 @@ async fn a_panic_on_one_row_is_an_error_on_every_engine() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_come_early_and_take_no_room_in_the_scheduler() {
     const COPIES: u64 = 17;
-    let cluster = cluster(2).await;
-    let connection = session(&cluster, "pipelined").await;
+    let cluster = tpch::cluster(2).await;
+    let connection = cluster.session("pipelined").await;
     let lines: u64 = cells(&connection, "SELECT count(*) FROM lineitem").await[0][0].parse().unwrap();
     let sql = format!("SELECT l_orderkey, l_partkey, n_nationkey FROM lineitem CROSS JOIN nation WHERE n_nationkey < {COPIES}");
     let start = Instant::now();
@@ -173,45 +142,10 @@ async fn files_that_follow_each_other_are_merged_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_query_frees_its_executors() {
-    let cluster = cluster(2).await;
-    let connection = session(&cluster, "pipelined").await;
-    let long = "SELECT a.l_comment FROM lineitem a, lineitem b WHERE a.l_comment < b.l_comment";
-    for (how, sql) in [("cancel", tpch::ENDLESS), ("drop", long), ("timeout", tpch::ENDLESS)] {
-        if how == "timeout" {
-            connection.collect("SET windlass.query_timeout_s = 2").await.unwrap();
-        }
-        let mut query = connection.start(sql).await.unwrap();
-        assert_eq!(engine_of(&connection, "a.l_comment < b.l_comment").await, "pipelined");
-        let mut stream = query.rows();
-        let busy = cluster.executor_cpu_time();
-        if how == "drop" {
-            assert!(stream.next().await.unwrap().is_ok());
-        }
-        let works = async {
-            while cluster.executor_cpu_time() <= busy {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        assert!(tokio::time::timeout(Duration::from_secs(10), works).await.is_ok(), "{how}: executors do not work");
-        match how {
-            "cancel" => query.cancel().await.unwrap(),
-            "timeout" => while query.poll().await.is_ok() {},
-            _ => {}
-        }
-        drop(stream);
-        tokio::time::sleep(STOP_TIME_MAX).await;
-        let idle = cluster.executor_cpu_time();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(cluster.executor_cpu_time() < idle + Duration::from_millis(200), "{how}: executors still work");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn plans_and_measurements_are_shown() {
-    let cluster = cluster(2).await;
-    let connection = session(&cluster, "pipelined").await;
-    let analyzed = cells(&connection, &format!("EXPLAIN ANALYZE {}", query("q03"))).await;
+    let cluster = tpch::cluster(2).await;
+    let connection = cluster.session("pipelined").await;
+    let analyzed = cells(&connection, &format!("EXPLAIN ANALYZE {}", tpch::query("q03"))).await;
     let analysis = analyzed.iter().find(|row| row[0] == "analysis").unwrap();
     for part in ["Stage 1", "output_rows=", "HashJoinExec", "bytes_transferred"] {
         assert!(analysis[1].contains(part), "{part} in\n{}", analysis[1]);
@@ -230,9 +164,8 @@ async fn plans_and_measurements_are_shown() {
     assert!(!cells(&connection, empty).await.is_empty());
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 
-    let alone = Cluster::start_with(0, &[tpch::data().await]).await;
-    tpch::create_tables(&alone.connect().await, tpch::data().await).await;
-    let connection = session(&alone, "pipelined").await;
+    let alone = tpch::cluster(0).await;
+    let connection = alone.session("pipelined").await;
     let explained = cells(&connection, "EXPLAIN SELECT count(*) FROM lineitem").await;
     let engine = explained.iter().find(|row| row[0] == "engine").unwrap();
     assert_eq!(engine[1], "staged, since no executor of this build is active");
@@ -241,14 +174,12 @@ async fn plans_and_measurements_are_shown() {
 /// An executor that hangs answers nobody, and is not given up yet: the query does not wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_gets_no_further_is_run_again() {
-    let data = tpch::data().await;
     let scheduler = toml::toml! {
         stall_timeout_s = 4
     };
-    let mut cluster = Cluster::start_as(Options { executors: 2, locations: vec![data.to_owned()], scheduler, ..Options::default() }).await;
-    tpch::create_tables(&cluster.connect().await, data).await;
-    let connection = session(&cluster, "pipelined").await;
-    let text = format!("/* stall */ {}", query("q18"));
+    let mut cluster = tpch::cluster_as(Options { executors: 2, scheduler, ..Options::default() }).await;
+    let connection = cluster.session("pipelined").await;
+    let text = format!("/* stall */ {}", tpch::query("q18"));
     cluster.stop_executor();
     let start = Instant::now();
     let batches = tokio::time::timeout(2 * QUERY_TIME_MAX, connection.collect(&text)).await.expect("the query hangs").unwrap();
@@ -269,9 +200,9 @@ const TRIES_PER_KILL: usize = 4;
 
 /// Runs a query, kills one executor at a moment, and checks the rows; whether the query was still running at that moment.
 async fn kill_during(cluster: &mut Cluster, name: &str, moment: Duration, what: &str) -> bool {
-    let connection = session(cluster, "pipelined").await;
+    let connection = cluster.session("pipelined").await;
     let start = Instant::now();
-    let text = format!("/* {what} */ {}", query(name));
+    let text = format!("/* {what} */ {}", tpch::query(name));
     let sql = text.clone();
     let running = tokio::spawn(async move { connection.collect(&sql).await });
     tokio::time::sleep(moment).await;
@@ -283,7 +214,7 @@ async fn kill_during(cluster: &mut Cluster, name: &str, moment: Duration, what: 
         .unwrap()
         .unwrap_or_else(|error| panic!("{what}, {name} killed at {moment:?}: {error}"));
     rows::assert_same(&format!("{what}, {name} killed at {moment:?}"), &rows::cells(&batches), &tpch::answer(name));
-    let engine = engine_of(&cluster.connect().await, &format!("/* {what} */")).await;
+    let engine = cluster.record("engine", &format!("/* {what} */")).await;
     eprintln!("{what}: {name} killed at {moment:?}, running: {was_running}, {engine}, right rows after {:?}", start.elapsed());
     cluster.add_executor().await;
     cluster.await_executors(3).await;
@@ -295,15 +226,15 @@ async fn kill_during(cluster: &mut Cluster, name: &str, moment: Duration, what: 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_dies_at_random_moments() {
     let kills: usize = std::env::var_os("WINDLASS_KILLS").map_or(2, |kills| kills.to_str().unwrap().parse().unwrap());
-    let mut cluster = cluster(3).await;
+    let mut cluster = tpch::cluster(3).await;
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     eprintln!("seed {seed}");
     let mut state = u64::from(seed) | 1;
     for name in ["q09", "q21"] {
-        let connection = session(&cluster, "pipelined").await;
-        cells(&connection, query(name)).await;
+        let connection = cluster.session("pipelined").await;
+        cells(&connection, tpch::query(name)).await;
         let start = Instant::now();
-        cells(&connection, query(name)).await;
+        cells(&connection, tpch::query(name)).await;
         let mut whole = start.elapsed();
         let (mut hits, mut tries) = (0, 0);
         while hits < kills {

@@ -7,18 +7,15 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
-use windlass_client::{Connection, tpch as suite};
+use windlass_client::Connection;
 use windlass_tests::cluster::{Cluster, Options};
 use windlass_tests::rows;
+use windlass_tests::sql::cells;
 
 use crate::tpch;
 
 /// What a user waits at most for a query that lost an executor.
 const QUERY_TIME_MAX: Duration = Duration::from_secs(60);
-
-fn q18() -> &'static str {
-    suite::queries().into_iter().find(|(query, _)| *query == "q18").unwrap().1
-}
 
 /// Partitions per stage: several rounds of tasks for the three slots, so that q18 lasts long enough to be hit in the middle.
 const PARTITIONS: usize = 24;
@@ -27,21 +24,19 @@ const BATCH_ROWS: usize = 32;
 
 /// A cluster of three with the TPC-H tables, and the rows that q18 must give.
 async fn cluster_and_answer() -> (Cluster, Vec<Vec<String>>) {
-    let data = tpch::data().await;
-    prepare(Cluster::start_with(3, &[data]).await).await
-}
-
-async fn prepare(cluster: Cluster) -> (Cluster, Vec<Vec<String>>) {
-    let data = tpch::data().await;
-    tpch::create_tables(&cluster.connect().await, data).await;
-    let answer = rows::cells(&session(&cluster).await.collect(q18()).await.unwrap());
-    assert!(!answer.is_empty());
+    let cluster = tpch::cluster(3).await;
+    let answer = answer(&cluster).await;
     (cluster, answer)
 }
 
+async fn answer(cluster: &Cluster) -> Vec<Vec<String>> {
+    let answer = cells(&session(cluster).await, tpch::query("q18")).await;
+    assert!(!answer.is_empty());
+    answer
+}
+
 async fn session(cluster: &Cluster) -> Connection {
-    let connection = cluster.connect().await;
-    connection.collect("SET windlass.engine = 'staged'").await.unwrap();
+    let connection = cluster.session("staged").await;
     connection.collect(&format!("SET datafusion.execution.target_partitions = {PARTITIONS}")).await.unwrap();
     connection.collect(&format!("SET datafusion.execution.batch_size = {BATCH_ROWS}")).await.unwrap();
     connection
@@ -62,12 +57,12 @@ enum Moment {
 async fn kill_during_q18(cluster: &mut Cluster, answer: &[Vec<String>], what: &str, moment: Moment) -> bool {
     let (connection, watcher) = (session(cluster).await, cluster.connect().await);
     let start = Instant::now();
-    let query = tokio::spawn(async move { connection.collect(q18()).await });
+    let query = tokio::spawn(async move { connection.collect(tpch::query("q18")).await });
     match moment {
         Moment::After(time) => tokio::time::sleep(time).await,
         Moment::Seen(condition) => {
             let sql = format!("SELECT 1 FROM system.runtime.queries WHERE engine = 'staged' AND state = 'RUNNING' AND {condition}");
-            while !query.is_finished() && rows::cells(&watcher.collect(&sql).await.unwrap()).is_empty() {}
+            while !query.is_finished() && cells(&watcher, &sql).await.is_empty() {}
         }
     }
     let (killed_at, was_running) = (start.elapsed(), !query.is_finished());
@@ -97,7 +92,7 @@ async fn an_executor_dies_before_and_after_a_stage_completes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_executor_dies_while_its_result_waits() {
     let (mut cluster, answer) = cluster_and_answer().await;
-    let mut query = session(&cluster).await.start(q18()).await.unwrap();
+    let mut query = session(&cluster).await.start(tpch::query("q18")).await.unwrap();
     while !query.is_complete() {
         query.poll().await.unwrap();
     }
@@ -115,7 +110,7 @@ async fn an_executor_dies_at_random_moments() {
     let (mut cluster, answer) = cluster_and_answer().await;
     let connection = session(&cluster).await;
     let start = Instant::now();
-    connection.collect(q18()).await.unwrap();
+    connection.collect(tpch::query("q18")).await.unwrap();
     let mut whole = start.elapsed();
     let seed = std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos();
     eprintln!("seed {seed}, q18 alone takes {whole:?}");
@@ -137,10 +132,8 @@ async fn an_executor_dies_at_random_moments() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_executors_a_query_ends_with_an_error_that_says_so() {
-    let data = tpch::data().await;
-    let mut cluster = Cluster::start_with(1, &[data]).await;
+    let mut cluster = tpch::cluster(1).await;
     let connection = cluster.connect().await;
-    tpch::create_tables(&connection, data).await;
     let query = tpch::start_endless(&connection).await;
     cluster.kill_executor();
     let outcome = tokio::time::timeout(QUERY_TIME_MAX, query.rows().try_collect::<Vec<_>>()).await.expect("the query hangs");
@@ -177,18 +170,17 @@ async fn carry_reports(listener: TcpListener, scheduler: String, losses: Arc<Ato
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_whose_end_was_not_reported_runs_again() {
-    let options =
-        Options { executors: 3, locations: vec![tpch::data().await.to_owned()], advertised_host: Some(REPORTS), ..Options::default() };
-    let (cluster, losses) = (Cluster::start_as(options).await, Arc::new(AtomicU32::new(0)));
+    let options = Options { executors: 3, advertised_host: Some(REPORTS), ..Options::default() };
+    let (cluster, losses) = (tpch::cluster_as(options).await, Arc::new(AtomicU32::new(0)));
     let scheduler = cluster.internal().to_owned();
     let port = scheduler.rsplit_once(':').unwrap().1;
     let listener = TcpListener::bind(format!("{REPORTS}:{port}")).await.unwrap();
     tokio::spawn(carry_reports(listener, scheduler, Arc::clone(&losses)));
-    let (cluster, answer) = prepare(cluster).await;
+    let answer = answer(&cluster).await;
 
     let connection = session(&cluster).await;
     losses.store(2, Ordering::Relaxed);
-    let query = connection.collect(q18());
+    let query = connection.collect(tpch::query("q18"));
     let batches = tokio::time::timeout(QUERY_TIME_MAX, query).await.expect("the query hangs").unwrap();
     rows::assert_same("after lost reports", &rows::cells(&batches), &answer);
     assert_eq!(losses.load(Ordering::Relaxed), 0, "no report was lost");

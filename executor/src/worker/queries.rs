@@ -154,7 +154,9 @@ impl Queries {
 
     /// Whether an attempt's code runs here; all zero if it is not known.
     pub fn pulse(&self, token: &QueryToken) -> Pulse {
-        self.lock().get(token).and_then(Weak::upgrade).map_or_else(Pulse::default, |attempt| attempt.fate.pulse())
+        // The lock is given back first: this may be the last reference, and an attempt that ends takes the lock.
+        let attempt = self.lock().get(token).and_then(Weak::upgrade);
+        attempt.map_or_else(Pulse::default, |attempt| attempt.fate.pulse())
     }
 
     /// Takes no more attempts.

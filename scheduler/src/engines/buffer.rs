@@ -29,9 +29,9 @@ pub struct Buffer {
 #[derive(Debug)]
 struct State {
     bytes_max: usize,
-    /// For all rows, but not for a batch that alone is too large.
     reservation: MemoryReservation,
-    batches: VecDeque<RecordBatch>,
+    /// With the bytes that are reserved for each: none for one that alone is too large.
+    batches: VecDeque<(RecordBatch, usize)>,
     /// Batches that are gone already.
     gone: usize,
     /// The next batch of each reader.
@@ -50,28 +50,29 @@ impl State {
             *batch = None;
             return false;
         }
-        let mut fits = self.reserve(bytes);
-        if !fits {
+        let mut reserved = self.reserve(bytes);
+        if reserved.is_none() {
             self.forget();
-            fits = self.reserve(bytes) || self.batches.is_empty();
+            reserved = self.reserve(bytes).or_else(|| self.batches.is_empty().then_some(0));
         }
-        let waited = std::mem::replace(&mut self.full, !fits);
-        if fits {
-            self.batches.extend(batch.take());
+        let waited = std::mem::replace(&mut self.full, reserved.is_none());
+        if let Some(reserved) = reserved {
+            self.batches.extend(batch.take().map(|batch| (batch, reserved)));
         }
-        fits || !waited
+        reserved.is_some() || !waited
     }
 
-    fn reserve(&self, bytes: usize) -> bool {
-        self.reservation.size() + bytes <= self.bytes_max && self.reservation.try_grow(bytes).is_ok()
+    fn reserve(&self, bytes: usize) -> Option<usize> {
+        let fits = self.reservation.size() + bytes <= self.bytes_max && self.reservation.try_grow(bytes).is_ok();
+        fits.then_some(bytes)
     }
 
     /// Lets go of what all readers have passed.
     fn forget(&mut self) {
         let passed = self.readers.values().min().map_or(0, |next| next.saturating_sub(self.gone));
-        let bytes: usize = self.batches.drain(..passed).map(|batch| batch.get_array_memory_size()).sum();
+        let bytes: usize = self.batches.drain(..passed).map(|(_, reserved)| reserved).sum();
         self.gone += passed;
-        self.reservation.shrink(bytes.min(self.reservation.size()));
+        self.reservation.shrink(bytes);
     }
 
     fn end(&mut self, outcome: Result<()>) {
@@ -201,7 +202,7 @@ impl Reader {
                 let State { batches, gone, readers, ended, .. } = state;
                 let next = readers.entry(self.id).or_default();
                 match (next.checked_sub(*gone).and_then(|index| batches.get(index)), ended) {
-                    (Some(batch), _) => {
+                    (Some((batch, _)), _) => {
                         *next += 1;
                         found = Some(Ok(Some(batch.clone())));
                     }
@@ -239,8 +240,10 @@ mod tests {
 
     use super::*;
 
+    /// Two columns that share their memory, as columns that came in one message do.
     fn batch(n: i64) -> RecordBatch {
-        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![n; 100])) as ArrayRef)]).unwrap()
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![n; 100]));
+        RecordBatch::try_from_iter([("n", Arc::clone(&column)), ("m", column)]).unwrap()
     }
 
     fn buffer(batches: usize) -> (Arc<Buffer>, Writer, Arc<dyn MemoryPool>) {
@@ -287,6 +290,7 @@ mod tests {
         assert!(pool.reserved() <= 2 * get_record_batch_memory_size(&batch(0)));
         assert_eq!(slow.try_next().await.unwrap(), Some(batch(0)));
         assert_eq!(fast.try_next().await.unwrap(), Some(batch(2)));
+        assert_eq!(pool.reserved(), 2 * get_record_batch_memory_size(&batch(0)), "what goes gives back what it took");
         assert_eq!(buffer.read().err().unwrap().kind(), Kind::NotFound);
         drop(slow);
         for n in 3..10 {

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::error::{Error, Result};
 
 /// Batches that a producer may be ahead of its reader.
-const BATCHES_AHEAD: usize = 4;
+pub const BATCHES_AHEAD: usize = 4;
 
 /// Runs `produce` on `runtime` and streams what it sends, then its error. Dropping the stream stops it.
 ///

@@ -5,7 +5,7 @@
 //! Where that cannot work (`cluster::soundness`), where it gets stuck ([`watchdog`]) or where the result itself was lost, a query's [`run`]
 //! starts again as a new job, unseen by its reader.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,10 @@ use ballista_scheduler::config::SchedulerConfig;
 use ballista_scheduler::metrics::NoopMetricsCollector;
 use ballista_scheduler::planner::{DefaultDistributedPlanner, DistributedPlanner};
 use ballista_scheduler::scheduler_server::JobIdGenerator;
+use ballista_scheduler::state::task_manager::JobInfoCache;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::ExecutionPlan;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -32,6 +35,7 @@ use windlass_engine::MESSAGE_BYTES_MAX;
 use windlass_engine::write::WriteCodec;
 
 use self::joins::Broadcast;
+use self::lasting::lasting;
 use self::launch::Launcher;
 use self::observation::Observation;
 use self::results::Connections;
@@ -47,6 +51,7 @@ use crate::explain::physical_text;
 
 mod failure;
 mod joins;
+mod lasting;
 mod launch;
 mod leaves;
 mod observation;
@@ -90,6 +95,8 @@ pub struct StagedOptions {
     pub executor_timeout: Duration,
     /// How often silent executors are looked for.
     pub sweep_interval: Duration,
+    /// Has room for rows of executors that are about to go.
+    pub runtime: Arc<RuntimeEnv>,
     /// Closes the listener when cancelled.
     pub shutdown: CancellationToken,
 }
@@ -98,7 +105,7 @@ impl StagedOptions {
     /// The defaults: silence of 12 s ends an executor, which is looked for every second.
     pub fn new(listener: TcpListener, endpoint: impl Into<String>, shutdown: CancellationToken) -> Self {
         let (executor_timeout, sweep_interval) = (Duration::from_secs(12), Duration::from_secs(1));
-        Self { listener, endpoint: endpoint.into(), executor_timeout, sweep_interval, shutdown }
+        Self { listener, endpoint: endpoint.into(), executor_timeout, sweep_interval, runtime: Arc::default(), shutdown }
     }
 }
 
@@ -136,10 +143,12 @@ impl StagedEngine {
             tokio::spawn(async move { serving.await.map_err(|error| Error::internal(format!("server for executors ended: {error}"))) });
 
         let (connections, handle) = (Connections::default(), Handle::current());
-        let core = Arc::new(Core { server, executors, jobs, launcher, connections, handle });
-        tokio::spawn(Arc::clone(&core).look_after_executors(options.sweep_interval, options.shutdown.clone()));
-        tokio::spawn(Arc::clone(&core).bind_tasks(options.shutdown.clone()));
-        tokio::spawn(Arc::clone(&core).call_rolls(options.shutdown));
+        let (listed, runtime) = (Mutex::default(), options.runtime);
+        let core = Arc::new(Core { server, executors, jobs, launcher, listed, connections, runtime, handle });
+        let interval = options.sweep_interval;
+        core.keep_doing("looks after executors", &options.shutdown, move |core, shutdown| core.look_after_executors(interval, shutdown));
+        core.keep_doing("binds tasks", &options.shutdown, Core::bind_tasks);
+        core.keep_doing("calls rolls", &options.shutdown, Core::call_rolls);
         Ok((Arc::new(Self { core }), serving))
     }
 }
@@ -267,7 +276,10 @@ struct Core {
     executors: Arc<Executors>,
     jobs: Arc<Jobs>,
     launcher: Arc<Launcher>,
+    /// The jobs that ran when tasks were bound last.
+    listed: Mutex<Arc<HashMap<JobId, JobInfoCache>>>,
     connections: Connections,
+    runtime: Arc<RuntimeEnv>,
     handle: Handle,
 }
 
@@ -284,6 +296,18 @@ impl Core {
         let share = |member: &crate::cluster::Member| member.memory_bytes / member.slots.max(1) as u64 / BUILD_SHARE;
         let known = members.iter().map(share).filter(|bytes| *bytes > 0);
         HashJoins::UpTo(known.min().unwrap_or(BUILD_BYTES_MAX))
+    }
+
+    fn keep_doing<F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        shutdown: &CancellationToken,
+        work: impl Fn(Arc<Self>, CancellationToken) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (core, shutdown) = (Arc::clone(self), shutdown.clone());
+        tokio::spawn(lasting(what, move || work(Arc::clone(&core), shutdown.clone())));
     }
 
     async fn look_after_executors(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) {
@@ -310,8 +334,8 @@ impl Core {
 
     /// How a running job is doing; `None` if its graph is being written right now.
     fn observe(&self, job: &JobId) -> Option<(Observation, Pulse)> {
-        // A job that no tasks were looked for in yet is one of few: looking for it in Ballista's list costs as much as there are jobs.
-        let listed = || self.server.state.task_manager.get_running_job_cache().get(job).map(|job| Arc::clone(&job.execution_graph));
+        // Of a job that no tasks were looked for in yet. Ballista makes its list anew for whoever asks.
+        let listed = || self.listed.lock().get(job).map(|job| Arc::clone(&job.execution_graph));
         let graph = self.executors.graph(job.as_str()).or_else(listed)?;
         let observation = Observation::of(graph.try_read().ok()?.stages(), |executor| self.executors.is_member(executor));
         let Capacity { free_slots, executors } = self.executors.capacity();
@@ -324,6 +348,7 @@ impl Core {
         while shutdown.run_until_cancelled(self.executors.rounds().next()).await.is_some() {
             let began = Instant::now();
             let jobs = self.server.state.task_manager.get_running_job_cache();
+            *self.listed.lock() = Arc::clone(&jobs);
             match self.executors.bind(&jobs).await {
                 Ok(bound) => self.launcher.launch(bound),
                 Err(error) => warn!(%error, "cannot bind tasks"),

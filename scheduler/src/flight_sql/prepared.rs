@@ -112,18 +112,9 @@ fn parse(handle: &[u8]) -> Option<(SessionId, Uuid)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engines::{Cluster, ExecutorInfo};
+    use crate::session::tests::NoExecutors;
     use crate::session::{SessionLimits, Sessions};
     use crate::statement::Action;
-
-    #[derive(Debug)]
-    struct NoExecutors;
-
-    impl Cluster for NoExecutors {
-        fn executors(&self) -> Vec<ExecutorInfo> {
-            Vec::new()
-        }
-    }
 
     #[test]
     fn handles_are_bounded_private_and_end_with_their_session() {

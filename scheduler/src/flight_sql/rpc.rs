@@ -1,6 +1,5 @@
 //! The Flight methods: who calls, what every call shares, and where it goes.
 
-use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,14 +12,16 @@ use arrow_flight::{
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, Stream, StreamExt};
+use metrics::counter;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{Instrument, error, info_span};
+use tracing::{Instrument, info_span};
 use windlass_engine::telemetry::SPAN_CALL;
 use windlass_proto::Kind;
 
 use super::FlightFrontend;
 use crate::error::{Error, Result};
+use crate::metrics::RPCS_TOTAL;
 use crate::session::Session;
 
 const AUTHORIZATION: &str = "authorization";
@@ -112,7 +113,8 @@ impl FlightFrontend {
             let caller = self.authenticator.admit(self.coordinator.sessions(), header, peer).await?;
             let span = info_span!(SPAN_CALL, method, user = caller.session.user(), session = %caller.session.id());
             let handling = handler(Arc::clone(&caller.session), request.into_inner()).instrument(span);
-            let answer = AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))?;
+            let answer =
+                AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked("the call", panic.as_ref())))?;
             let mut response = Response::new(answer);
             if let Some(token) = &caller.token {
                 set_bearer(response.metadata_mut(), token);
@@ -121,7 +123,7 @@ impl FlightFrontend {
         };
         let answered: Result<Response<R>> = answered.await;
         let outcome = answered.as_ref().map_or_else(|error| error.kind().name(), |_| "OK");
-        metrics::counter!("windlass_rpcs_total", "method" => method, "outcome" => outcome).increment(1);
+        counter!(RPCS_TOTAL, "method" => method, "outcome" => outcome).increment(1);
         answered.map_err(Status::from)
     }
 }
@@ -139,13 +141,10 @@ fn set_bearer(metadata: &mut MetadataMap, token: &str) {
 
 /// Ends a stream with an error where its source panics.
 fn guarded<T: Send + 'static>(messages: impl Stream<Item = Result<T, Status>> + Send + 'static) -> Messages<T> {
-    AssertUnwindSafe(messages).catch_unwind().map(|caught| caught.unwrap_or_else(|panic| Err(panicked(panic.as_ref()).into()))).boxed()
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    error!(text, "a call panicked");
-    Error::internal(format!("the call panicked: {text}")).with_hint("this is a bug of windlass; please report it")
+    AssertUnwindSafe(messages)
+        .catch_unwind()
+        .map(|caught| caught.unwrap_or_else(|panic| Err(Error::panicked("the call", panic.as_ref()).into())))
+        .boxed()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
@@ -190,7 +191,7 @@ impl FlightFrontend {
         let (mut batches, mut bytes) = (Vec::new(), 0);
         let unreadable = |cause: FlightError| Error::invalid(format!("cannot read the parameters: {cause}"));
         while let Some(batch) = received.try_next().await.map_err(unreadable)? {
-            bytes += batch.get_array_memory_size();
+            bytes += get_record_batch_memory_size(&batch);
             if bytes > self.options.parameter_bytes_max {
                 let limit = self.options.parameter_bytes_max;
                 return Err(

@@ -1,22 +1,16 @@
 use async_trait::async_trait;
-use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::engines::{Cluster, ExecutorInfo};
+use crate::engines::{Engine, PlannedQuery};
 use crate::schema::client_schema;
+use crate::session::tests::NoExecutors;
 use crate::session::{SessionLimits, Sessions};
-
-#[derive(Debug)]
-struct NoExecutors;
-
-impl Cluster for NoExecutors {
-    fn executors(&self) -> Vec<ExecutorInfo> {
-        Vec::new()
-    }
-}
 
 /// Finishes a run for each permit, and counts what was stopped.
 #[derive(Debug)]
@@ -76,6 +70,17 @@ impl Run for GatedRun {
     async fn close(&self) {}
 }
 
+fn head() -> QueryHead {
+    QueryHead {
+        id: new_query_id(),
+        session: Sessions::new(SessionLimits::default(), Arc::new(NoExecutors)).open("ada").unwrap(),
+        label: "SELECT".to_owned(),
+        schema: client_schema(&batch().schema()),
+        engine: "staged",
+        updates: false,
+    }
+}
+
 struct Bench {
     queries: Arc<Queries>,
     gate: Arc<Semaphore>,
@@ -88,21 +93,13 @@ fn bench(limits: QueryLimits) -> Bench {
 
 impl Bench {
     async fn launch(&self, runs: usize, timeout: Option<Duration>) -> Result<Arc<Query>> {
-        let schema = client_schema(&batch().schema());
-        let head = QueryHead {
-            id: new_query_id(),
-            session: Sessions::new(SessionLimits::default(), Arc::new(NoExecutors)).open("ada").unwrap(),
-            label: "SELECT".to_owned(),
-            schema: Arc::clone(&schema),
-            engine: "staged",
-            updates: false,
-        };
+        let head = head();
         let plan = PlannedQuery {
             id: head.id.clone(),
             label: head.label.clone(),
             context: Arc::new(SessionContext::new()),
             plan: LogicalPlanBuilder::empty(true).build().unwrap(),
-            schema,
+            schema: Arc::clone(&head.schema),
         };
         let engine = Arc::new(Gated { gate: Arc::clone(&self.gate), stopped: Arc::clone(&self.stopped) });
         self.queries.launch(head, Work::Plans { engine, plans: vec![plan; runs], present: Box::new(|run| run), timeout }).await
@@ -209,4 +206,13 @@ async fn records_are_bounded_and_shutdown_ends_all() {
     assert!(bench.queries.shut_down().await);
     assert_eq!(running.finished().await.unwrap_err().kind(), Kind::Unavailable);
     assert_eq!(bench.launch(1, None).await.unwrap_err().kind(), Kind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_panic_ends_its_query_and_no_other() {
+    let bench = bench(QueryLimits { staged_running_max: 1, ..QueryLimits::default() });
+    let error = bench.queries.launch(head(), Work::Statement(Box::pin(async { panic!("on purpose") }))).await.unwrap_err();
+    assert!(error.kind() == Kind::Internal && error.to_string().contains("on purpose"), "{error}");
+    assert!(bench.queries.running().is_empty());
+    bench.queries.launch(head(), Work::done()).await.unwrap();
 }

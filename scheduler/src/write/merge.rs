@@ -9,6 +9,7 @@ use datafusion::logical_expr::conditional_expressions::CaseBuilder;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit, when};
 use datafusion::sql::sqlparser::ast::{self, TableFactor, visit_expressions};
 use windlass_catalog::Replaces;
+use windlass_catalog::catalog::TableMeta;
 use windlass_catalog::ddl::TableName;
 use windlass_engine::functions::only_match;
 use windlass_engine::write::WriteSpec;
@@ -72,39 +73,65 @@ const INSERTED: i64 = 2;
 impl Writes<'_> {
     pub(super) async fn merge(&self, merge: &Merge) -> Result<(LogicalPlan, WritePlan)> {
         const MERGE: &str = "MERGE";
-        let clauses = &merge.clauses;
-        let changes_rows = clauses.iter().any(|clause| !clause.is_insert());
-        // What the condition says of the target alone: other rows cannot match.
-        let condition = match clauses.iter().any(When::is_by_source) {
-            true => None,
-            false => {
-                let name = [alias(&merge.target)?];
-                all_of(conjuncts(&merge.on).into_iter().filter(|expr| side(expr, &name).is_some()).cloned())
-            }
-        };
-        let change = Change { table: merge.table.clone(), from: merge.target.clone(), condition };
+        let names = [alias(&merge.target)?, alias(&merge.source)?];
+        let change = Change { table: merge.table.clone(), from: merge.target.clone(), condition: merge.condition_of_target(&names) };
         let touched = self.touched(&change).await?;
         let spec = touched.spec(MERGE)?;
         let fields = touched.meta.full_schema().fields().to_vec();
+        let Join { parts, text, given } = merge.join(&names, &touched.meta, &fields)?;
+        let rows = read_from(self.rows(parts.fill(&text)?).await?, &touched.table)?;
+        let (kept, written) = merge.decide(&rows, &fields, &given)?;
+        let rows = LogicalPlanBuilder::from(rows).filter(kept)?.build()?;
+        if merge.changes_rows() {
+            return Ok((write(rows, written, spec)?, touched.replaced(MERGE)));
+        }
+        let spec = WriteSpec { marked: false, ..spec };
+        let plan = WritePlan { target: Target::Table(touched.meta), operation: MERGE, replaces: Replaces::Nothing, counted: Counted::Rows };
+        Ok((write(rows, written, spec)?, plan))
+    }
+}
 
-        // Rows of the join: columns of the target, whether there is one, the clause, the number of matches, and values by clause.
-        let names = [alias(&merge.target)?, alias(&merge.source)?];
+/// The query that joins target and source.
+///
+/// Its rows: the columns of the target, whether there is a row of it, the clause, the number of matches, and values by clause.
+struct Join {
+    parts: Parts,
+    text: String,
+    /// For each clause the columns of the target that it gives a value, and where in the row that is.
+    given: Vec<Vec<(usize, usize)>>,
+}
+
+impl Merge {
+    /// Whether rows that are there may change or go.
+    fn changes_rows(&self) -> bool {
+        self.clauses.iter().any(|clause| !clause.is_insert())
+    }
+
+    /// What the condition says of the target alone: other rows cannot match.
+    fn condition_of_target(&self, names: &[String; 2]) -> Option<ast::Expr> {
+        match self.clauses.iter().any(When::is_by_source) {
+            true => None,
+            false => all_of(conjuncts(&self.on).into_iter().filter(|expr| side(expr, &names[..1]).is_some()).cloned()),
+        }
+    }
+
+    fn join(&self, names: &[String; 2], table: &TableMeta, fields: &[FieldRef]) -> Result<Join> {
         let [target, source] = names.each_ref().map(|name| quoted(name));
         let mut parts =
-            Parts::default().table("target", merge.target.clone()).table("source", merge.source.clone()).expr("on", merge.on.clone());
+            Parts::default().table("target", self.target.clone()).table("source", self.source.clone()).expr("on", self.on.clone());
         let applies = |(index, clause): (usize, &When)| {
             let condition = clause.condition().map_or_else(String::new, |_| format!(r#" AND ":when{index}""#));
             format!("WHEN {}{condition} THEN {index}", clause.rows())
         };
-        let which = format!("CASE {} END", clauses.iter().enumerate().map(applies).collect::<Vec<_>>().join(" "));
+        let which = format!("CASE {} END", self.clauses.iter().enumerate().map(applies).collect::<Vec<_>>().join(" "));
         let mut selected: Vec<String> = fields.iter().map(|field| format!("{target}.{}", quoted(field.name()))).collect();
         selected.push(r#"":there""#.to_owned());
         selected.push(format!(r#"CAST({which} AS BIGINT) AS ":which""#));
         // A row of the target has as many matches as the source has rows with its keys, where the condition compares keys alone. Otherwise
         // rows are numbered, which one task does.
-        let keys = if changes_rows { source_keys(&merge.on, &names) } else { None };
+        let keys = if self.changes_rows() { source_keys(&self.on, names) } else { None };
         let (matches, in_target, in_source) = match &keys {
-            _ if !changes_rows => (r#"CAST(1 AS BIGINT) AS ":matches""#, "", String::new()),
+            _ if !self.changes_rows() => (r#"CAST(1 AS BIGINT) AS ":matches""#, "", String::new()),
             Some(keys) => {
                 for (index, key) in keys.iter().enumerate() {
                     parts = parts.expr(format!("key{index}"), (*key).clone());
@@ -124,14 +151,13 @@ impl Writes<'_> {
             ),
         };
         selected.push(matches.to_owned());
-        // Columns of the target that a clause gives a value, and where in the row it is.
-        let mut given: Vec<Vec<(usize, usize)>> = Vec::new();
-        for (index, clause) in clauses.iter().enumerate() {
+        let mut given = Vec::new();
+        for (index, clause) in self.clauses.iter().enumerate() {
             if let Some(condition) = clause.condition() {
                 parts = parts.expr(format!("when{index}"), condition.clone());
             }
             let mut places = Vec::new();
-            for (place, value) in values(clause, &touched.meta, &fields)? {
+            for (place, value) in values(clause, table, fields)? {
                 let name = format!("value{index}_{place}");
                 parts = parts.expr(&name, typed(value, fields[place].data_type()));
                 places.push((place, selected.len()));
@@ -140,26 +166,26 @@ impl Writes<'_> {
             }
             given.push(places);
         }
-        let join = if clauses.iter().any(When::is_insert) { "FULL" } else { "LEFT" };
+        let join = if self.clauses.iter().any(When::is_insert) { "FULL" } else { "LEFT" };
         let text = format!(
             r#"SELECT {} FROM (SELECT *, true AS ":there"{in_target} FROM ":target") AS {target} {join} JOIN (SELECT *, true AS ":given"{in_source} FROM ":source") AS {source} ON ":on""#,
             selected.join(", "),
         );
-        let rows = read_from(self.rows(parts.fill(&text)?).await?, &touched.table)?;
+        Ok(Join { parts, text, given })
+    }
 
+    /// Which rows of the join are written, and their columns, the mark among them if rows change.
+    fn decide(&self, rows: &LogicalPlan, fields: &[FieldRef], given: &[Vec<(usize, usize)>]) -> Result<(Expr, Vec<Expr>)> {
         let column = |place: usize| {
             let (relation, field) = rows.schema().qualified_field(place);
             Expr::Column(Column::new(relation.cloned(), field.name()))
         };
-        let there = column(fields.len());
         let clause = only_match().call(vec![column(fields.len() + 2), column(fields.len() + 1)]);
         let of = |kind: fn(&When) -> bool| {
-            let indexes = clauses.iter().enumerate().filter(|(_, clause)| kind(clause)).map(|(index, _)| lit(index as i64));
-            clause.clone().in_list(indexes.collect(), false)
+            let indexes = self.clauses.iter().enumerate().filter(|(_, clause)| kind(clause)).map(|(index, _)| lit(index as i64));
+            clause.clone().in_list(indexes.collect(), false).is_true()
         };
-        let inserted = of(When::is_insert).is_true();
-        let deleted = of(|clause| matches!(clause, When::Delete { .. })).is_true();
-        let kept = if changes_rows { inserted.clone().or(there.is_true().and(!deleted)) } else { inserted.clone() };
+        let inserted = of(When::is_insert);
         let mut written = Vec::new();
         for (place, field) in fields.iter().enumerate() {
             let mut value = None;
@@ -174,25 +200,19 @@ impl Writes<'_> {
             }
             // A row that is inserted has NULL here already: there is no row of the target.
             let old = cast(column(place), field.data_type().clone());
-            written.push(
-                match value {
-                    None => old,
-                    Some(mut cases) => cases.otherwise(old)?,
-                }
-                .alias(field.name()),
-            );
+            let value = match value {
+                None => old,
+                Some(mut cases) => cases.otherwise(old)?,
+            };
+            written.push(value.alias(field.name()));
         }
-        let changed = clause.is_not_null().is_true();
-        written.push(when(inserted, lit(INSERTED)).otherwise(cast(changed, DataType::Int64))?.alias(":mark"));
-        let rows = LogicalPlanBuilder::from(rows.clone()).filter(kept)?.build()?;
-        if !changes_rows {
-            let spec = WriteSpec { marked: false, ..spec };
-            written.pop();
-            let plan =
-                WritePlan { target: Target::Table(touched.meta), operation: MERGE, replaces: Replaces::Nothing, counted: Counted::Rows };
-            return Ok((write(rows, written, spec)?, plan));
+        if !self.changes_rows() {
+            return Ok((inserted, written));
         }
-        Ok((write(rows, written, spec)?, touched.replaced(MERGE)))
+        let changed = clause.clone().is_not_null().is_true();
+        written.push(when(inserted.clone(), lit(INSERTED)).otherwise(cast(changed, DataType::Int64))?.alias(":mark"));
+        let deleted = of(|clause| matches!(clause, When::Delete { .. }));
+        Ok((inserted.or(column(fields.len()).is_true().and(!deleted)), written))
     }
 }
 
@@ -241,7 +261,7 @@ fn all_of(exprs: impl IntoIterator<Item = ast::Expr>) -> Option<ast::Expr> {
 }
 
 /// Positions of the columns that a clause gives values, with the values.
-fn values<'a>(clause: &'a When, table: &windlass_catalog::catalog::TableMeta, fields: &[FieldRef]) -> Result<Vec<(usize, &'a ast::Expr)>> {
+fn values<'a>(clause: &'a When, table: &TableMeta, fields: &[FieldRef]) -> Result<Vec<(usize, &'a ast::Expr)>> {
     let pairs: Vec<(usize, &ast::Expr)> = match clause {
         When::Delete { .. } => Vec::new(),
         When::Update { set, .. } => set.iter().map(|(name, value)| Ok((place(table, fields, name)?, value))).collect::<Result<_>>()?,

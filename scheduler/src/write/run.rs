@@ -1,6 +1,7 @@
 //! A write while it runs: its rows become files, its manifest is collected, and a commit makes the files visible.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use datafusion::arrow::array::{Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
@@ -165,7 +167,8 @@ impl Shared {
             tokio::spawn(Arc::clone(&commit).clean_up(id.clone(), files, self.executors.clone(), was_repeated));
             Ok(rows)
         };
-        let outcome = outcome.await;
+        let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|panic| Err(Error::panicked("the write", panic.as_ref())));
         if outcome.is_err() {
             // Its tasks first, so that no file comes after the last one was removed.
             let run = Arc::clone(&self.run.lock());
@@ -207,10 +210,10 @@ impl Shared {
                 let earlier = Earlier::of(&first.progress(), &error);
                 first.close().await;
                 self.was_repeated.store(true, Ordering::Relaxed);
-                let second = engine.start(query).await?;
+                let second = engine.start(query).await.map_err(|second| second.after(&error))?;
                 *self.earlier.lock() = earlier;
                 *self.run.lock() = Arc::clone(&second);
-                manifest(second.as_ref()).await
+                manifest(second.as_ref()).await.map_err(|second| second.after(&error))
             }
             (outcome, _) => outcome,
         }
@@ -238,7 +241,7 @@ async fn manifest(run: &dyn Run) -> Result<Vec<ManifestLine>> {
     let mut rows = run.rows().await?;
     let (mut lines, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = rows.try_next().await? {
-        bytes += batch.get_array_memory_size();
+        bytes += get_record_batch_memory_size(&batch);
         if bytes > MANIFEST_BYTES_MAX {
             return Err(Error::new(Kind::Exhausted, format!("the statement writes too many files at once, more than {}", lines.len()))
                 .with_hint("write fewer partitions at once, or use fewer partition keys"));

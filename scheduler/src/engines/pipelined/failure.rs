@@ -4,6 +4,8 @@ use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use windlass_engine::pipelined::fate::is_panic;
 
+use crate::error::is_disk_full;
+
 /// What an executor says that waits in vain for its plan: the scheduler lost the connection to another one meanwhile, or is very busy.
 const NO_PLAN: &str = "timed-out while waiting for the plan";
 
@@ -20,7 +22,8 @@ pub enum Blame {
 
 /// Whom to blame. What cannot be told is the cluster's: the other engine fails again if it is the query's after all.
 pub fn blame(error: &DataFusionError) -> Blame {
-    if is_panic(error) {
+    // The other engine writes more.
+    if is_panic(error) || is_disk_full(&error.to_string()) {
         return Blame::Query;
     }
     match error.find_root() {
@@ -66,6 +69,7 @@ mod tests {
             (DataFusionError::NotImplemented("the pipelined engine does not run XExec".to_owned()), Blame::Cluster),
             (DataFusionError::Execution("an operator or function panicked: row 7".to_owned()), Blame::Query),
             (DataFusionError::ResourcesExhausted("no room".to_owned()), Blame::Memory),
+            (DataFusionError::IoError(std::io::Error::from_raw_os_error(28)), Blame::Query),
             (DataFusionError::Context("join".to_owned(), Box::new(DataFusionError::ResourcesExhausted("no".to_owned()))), Blame::Memory),
             (DataFusionError::External(Box::new(Status::unavailable("tcp connect error"))), Blame::Cluster),
             (external("status: Unknown, message: \"h2 protocol error\""), Blame::Cluster),

@@ -81,6 +81,11 @@ impl Members {
         let alive = cluster.executors();
         self.ids().find(|id| !alive.iter().any(|executor| executor.id == *id))
     }
+
+    /// Whether one of them is about to go.
+    pub fn any_drains(&self, cluster: &dyn Cluster) -> bool {
+        cluster.executors().iter().any(|executor| executor.state == "DRAINING" && self.ids().any(|id| id == executor.id))
+    }
 }
 
 impl WorkerResolver for Members {

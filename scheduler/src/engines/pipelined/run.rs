@@ -3,6 +3,7 @@
 //! Nothing is kept of a stage, so a lost executor loses the attempt. Rows are held back for a moment; if the attempt is lost before any left,
 //! the query runs again on the staged engine, unseen by its readers.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_distributed::{DistributedMetricsFormat, display_plan_ascii, rewrite_distributed_plan_with_metrics};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -36,6 +37,7 @@ use super::slices::scanned_bytes;
 use super::stall::stalled;
 use super::{Core, token};
 use crate::engines::buffer::{Buffer, Writer};
+use crate::engines::rescue::{hand_on, leaving};
 use crate::engines::scanned::Scanned;
 use crate::engines::{Earlier, PlannedQuery, Run};
 use crate::error::{Error, Result};
@@ -214,52 +216,66 @@ impl Shared {
         let fate = Fate::default();
         let context = self.limited(pipeline.context, &fate)?;
         let plan = Arc::clone(&pipeline.plan);
-        let mut rows = fate.watch_rows(fate.catch(|| execute_stream(plan, context))??);
-        let (lost, token) = (self.lost(&pipeline.members), token(&self.query));
-        tokio::pin!(lost);
-        let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
-        loop {
-            let next = tokio::select! {
-                biased;
-                next = rows.next() => next.transpose()?,
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    due = None;
-                    *released = true;
-                    push(writer, &mut held).await;
-                    continue;
-                }
-                message = &mut lost => return Err(Stop::lost(message)),
-                stall = stalled(&pipeline.members, &token, &self.core.links, self.core.stall_timeout) => {
-                    return Err(Stop::lost(stall.to_string()));
-                }
-                () = sleep(SILENCE_MAX) => {
-                    return Err(Stop::lost(format!("no rows came for {} s", SILENCE_MAX.as_secs())));
-                }
-            };
-            let Some(batch) = next else { break };
-            if batch.num_rows() == 0 {
-                continue;
+        let rows = fate.watch_rows(fate.catch(|| execute_stream(plan, context))??);
+        {
+            let mut rows = pin!(self.watched(rows, &pipeline.members).fuse());
+            let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
+            while bytes < HELD_BYTES {
+                let batch = tokio::select! {
+                    biased;
+                    next = rows.next() => next.transpose()?,
+                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
+                };
+                let Some(batch) = batch else { break };
+                bytes += get_record_batch_memory_size(&batch);
+                held.push(batch);
+                due.get_or_insert_with(|| Instant::now() + HELD_TIME);
             }
-            let batch = to_client(&batch, writer.schema()).map_err(|error| Stop { blame: Blame::Query, error })?;
-            if *released {
+            // The end of the stream is the end of every stage: until then, any of them may still fail.
+            *released = true;
+            for batch in held {
                 writer.push(batch).await;
-                continue;
             }
-            bytes += get_record_batch_memory_size(&batch);
-            held.push(batch);
-            due.get_or_insert_with(|| Instant::now() + HELD_TIME);
-            if bytes >= HELD_BYTES {
-                due = None;
-                *released = true;
-                push(writer, &mut held).await;
-            }
+            let send = |batch| writer.push(batch).map(Ok);
+            let any_drains = || pipeline.members.any_drains(self.core.cluster.as_ref());
+            hand_on(rows, send, leaving(any_drains), (writer.schema(), &self.core.runtime)).await?;
         }
-        // The end of the stream is the end of every stage: until here, any of them may have failed.
-        push(writer, &mut held).await;
-        drop(rows);
         self.measuring.store(true, Ordering::Release);
         self.core.threads.spawn(Arc::clone(self).measure(pipeline.plan));
         Ok(())
+    }
+
+    /// Rows as they come, in the schema that was promised; an error once no more can come.
+    fn watched<'a>(
+        &'a self,
+        rows: impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send + Unpin + 'a,
+        members: &'a Members,
+    ) -> impl Stream<Item = Result<RecordBatch, Stop>> + Send + 'a {
+        let token = token(&self.query);
+        let lost = Box::pin(self.lost(members));
+        stream::try_unfold((rows, lost), move |(mut rows, mut lost)| {
+            let token = token.clone();
+            async move {
+                loop {
+                    let next = tokio::select! {
+                        biased;
+                        next = rows.next() => next.transpose()?,
+                        message = &mut lost => return Err(Stop::lost(message)),
+                        stall = stalled(members, &token, &self.core.links, self.core.stall_timeout) => {
+                            return Err(Stop::lost(stall.to_string()));
+                        }
+                        () = sleep(SILENCE_MAX) => {
+                            return Err(Stop::lost(format!("no rows came for {} s", SILENCE_MAX.as_secs())));
+                        }
+                    };
+                    let Some(batch) = next else { return Ok(None) };
+                    if batch.num_rows() > 0 {
+                        let batch = to_client(&batch, &self.query.schema).map_err(|error| Stop { blame: Blame::Query, error })?;
+                        return Ok(Some((batch, (rows, lost))));
+                    }
+                }
+            }
+        })
     }
 
     /// The context with this attempt's share of the process's memory.
@@ -290,14 +306,19 @@ impl Shared {
             Blame::Memory => spilling(&self.query),
             Blame::Query | Blame::Cluster => self.query.clone(),
         };
-        let run = self.core.staged.start(query).await?;
+        // One that refuses it says nothing of what the user can do.
+        let refused = |error: Error| Error::new(cause.kind(), error.after(cause).to_string()).with_hint(cause.detail().hint.clone());
+        let run = self.core.staged.start(query).await.map_err(refused)?;
         let earlier = Earlier::of(&self.progress.lock(), cause);
         *self.second.lock() = Some((Arc::clone(&run), earlier));
-        let mut rows = run.rows().await?;
-        while let Some(batch) = rows.try_next().await? {
-            writer.push(batch).await;
-        }
-        run.finished().await
+        let rows = async {
+            let mut rows = run.rows().await?;
+            while let Some(batch) = rows.try_next().await? {
+                writer.push(batch).await;
+            }
+            run.finished().await
+        };
+        rows.await.map_err(|error| error.after(cause))
     }
 
     /// Notes what executors measured, as far as they tell in time.
@@ -320,12 +341,6 @@ impl Shared {
             None => format!("measurements of some tasks did not arrive\n{}", display_plan_ascii(plan.as_ref(), false)),
         };
         self.analysis.send_replace(Some(text));
-    }
-}
-
-async fn push(writer: &Writer, held: &mut Vec<RecordBatch>) {
-    for batch in held.drain(..) {
-        writer.push(batch).await;
     }
 }
 

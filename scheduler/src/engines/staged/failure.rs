@@ -105,6 +105,11 @@ mod tests {
                 "an operator or function panicked: row 7 is odd",
             ),
             (
+                "Task failed due to runtime execution error: arrowError(IoError(\"No space left on device (os error 28)\", Os { code: 28, kind: StorageFull, message: \"No space left on device\" }))",
+                Kind::Exhausted,
+                "a disk of the cluster is full",
+            ),
+            (
                 "task could not be prepared or was rejected by executor",
                 Kind::Internal,
                 "task could not be prepared or was rejected by executor",

@@ -10,6 +10,7 @@ use ballista_core::serde::scheduler::{PartitionId, ShuffleLayout};
 use ballista_scheduler::state::execution_stage::ExecutionStage;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -35,7 +36,8 @@ const WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// One file of a result.
 #[derive(Debug, Clone)]
 pub struct ResultPartition {
-    executor: String,
+    /// Where it lies.
+    pub executor: String,
     host: String,
     port: u16,
     id: PartitionId,
@@ -47,7 +49,7 @@ pub struct ResultPartition {
     pub bytes: u64,
 }
 
-/// Why rows did not arrive. All of these may be cured by running the query again.
+/// Why rows did not arrive. Most of these may be cured by running the query again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FetchError {
     /// The executor cannot be reached or does not have the file any more.
@@ -72,12 +74,18 @@ pub enum FetchError {
         /// Rows that came.
         read: u64,
     },
-    /// The batches do not fit the promised schema.
+    /// They came, but do not fit the promised schema, or cannot be kept.
     #[error(transparent)]
-    Schema(#[from] crate::Error),
+    Here(#[from] crate::Error),
     /// Nobody reads any more.
     #[error("the reader is gone")]
     Unread,
+}
+
+impl From<DataFusionError> for FetchError {
+    fn from(error: DataFusionError) -> Self {
+        Self::Here(error.into())
+    }
 }
 
 /// The files of a finished job, in order, from the tasks of its last stage.

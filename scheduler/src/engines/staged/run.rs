@@ -1,5 +1,6 @@
 //! One query on the executors: attempts until one succeeds, then its rows.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +10,15 @@ use ballista_core::serde::protobuf::job_status::Status as JobStatus;
 use ballista_scheduler::cluster::JobState;
 use ballista_scheduler::state::execution_graph::ExecutionGraphBox;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::ExecutionPlan;
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, info, warn};
 use windlass_proto::{Kind, Progress};
@@ -24,9 +28,10 @@ use super::results::{FetchError, ResultPartition, result_partitions};
 use super::watchdog::{Pulse, Verdict, Watchdog};
 use super::{Core, HashJoins, Job, failure, physical_plan};
 use crate::cluster::Doom;
-use crate::engines::rows::produced;
+use crate::engines::rescue::{hand_on, leaving};
+use crate::engines::rows::{BATCHES_AHEAD, produced};
 use crate::engines::{PlannedQuery, Run};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_disk_full};
 use crate::metrics::QUERY_RESTARTS_TOTAL;
 
 /// How often a query is run at most because executors were lost. Most losses are repaired within an attempt; those that are not may come
@@ -76,8 +81,8 @@ struct Results {
 enum Rows {
     /// In memory; the executors may forget the job.
     Held(Vec<RecordBatch>),
-    /// In files, which live as long as the job does.
-    OnExecutors { partitions: Vec<ResultPartition>, _job: Job },
+    /// In files, which live as long as the job does: until it was let go, and its last reader has all rows.
+    OnExecutors { partitions: Vec<ResultPartition>, job: Mutex<Option<Arc<Job>>> },
 }
 
 /// Why an attempt ended without rows.
@@ -197,7 +202,9 @@ impl Shared {
                 biased;
                 () = self.close.cancelled() => break,
                 () = self.cancel.cancelled() => Err(Error::new(Kind::Cancelled, "the query was cancelled")),
-                outcome = self.attempts(&mut tries) => outcome,
+                outcome = AssertUnwindSafe(self.attempts(&mut tries)).catch_unwind() => {
+                    outcome.unwrap_or_else(|panic| Err(Error::panicked("an attempt", panic.as_ref())))
+                }
             };
             generation += 1;
             let finished = outcome.is_ok();
@@ -227,7 +234,7 @@ impl Shared {
             self.progress.lock().attempts += 1;
             match self.attempt(&tries.plan).await {
                 Ok(results) => return Ok(results),
-                Err(Stop::Failed(error)) if error.kind() == Kind::Exhausted && !tries.sort_merge && tries.left > 0 => {
+                Err(Stop::Failed(error)) if is_out_of_memory(&error) && !tries.sort_merge && tries.left > 0 => {
                     Loss::Memory.count();
                     self.runs_again(&error.to_string());
                     info!(query = %self.query.id, %error, "out of memory: once more with sort-merge joins, which can spill");
@@ -330,7 +337,11 @@ impl Shared {
             // Only the files of the result are still needed.
             self.core.launcher.delete_stages(&job.id, &between);
         }
-        Ok(Results { graph, rows: held.map_or(Rows::OnExecutors { partitions, _job: job }, Rows::Held) })
+        let rows = match held {
+            Some(batches) => Rows::Held(batches),
+            None => Rows::OnExecutors { partitions, job: Mutex::new(Some(Arc::new(job))) },
+        };
+        Ok(Results { graph, rows })
     }
 
     /// Fetches a result that is small on disk; `None` if it is not small in memory.
@@ -343,7 +354,7 @@ impl Shared {
         let hold = async {
             let (mut held, mut bytes) = (Vec::new(), 0);
             while let Some(batch) = receiver.recv().await {
-                bytes += batch.get_array_memory_size();
+                bytes += get_record_batch_memory_size(&batch);
                 if bytes > HELD_BYTES_MAX {
                     receiver.close();
                     return None;
@@ -355,7 +366,7 @@ impl Shared {
         match tokio::join!(fetch, hold) {
             (_, None) => Ok(None),
             (Ok(()), held) => Ok(held),
-            (Err(FetchError::Schema(error)), _) => Err(Stop::Failed(error)),
+            (Err(FetchError::Here(error)), _) => Err(Stop::Failed(error)),
             (Err(error), _) => Err(Stop::Lost(Loss::Result, error.to_string())),
         }
     }
@@ -372,14 +383,41 @@ impl Shared {
         Ok(())
     }
 
+    /// Sends the rows of a job's files, and lets go of the job once nobody needs it on an executor that is about to go.
+    async fn send_result(
+        &self,
+        partitions: &[ResultPartition],
+        job: &Mutex<Option<Arc<Job>>>,
+        rows: &mpsc::Sender<RecordBatch>,
+        sent: &mut u64,
+    ) -> Result<(), FetchError> {
+        let Core { executors, runtime, .. } = self.core.as_ref();
+        let any_drains = || partitions.iter().any(|partition| executors.drains(&partition.executor));
+        let reading = job.lock().clone();
+        let (sender, fetched) = mpsc::channel(BATCHES_AHEAD);
+        let fetch = async move {
+            self.send_partitions(partitions, &sender, sent).await?;
+            if any_drains() {
+                // Who wants the rows once more has them made again.
+                job.lock().take();
+            }
+            drop(reading);
+            Ok::<_, FetchError>(())
+        };
+        let send = |batch| rows.send(batch).map_err(|_| FetchError::Unread);
+        let place = (&self.query.schema, runtime);
+        let ((), ()) = tokio::try_join!(fetch, hand_on(ReceiverStream::new(fetched).map(Ok), send, leaving(any_drains), place))?;
+        Ok(())
+    }
+
     /// Sends all rows. Results that are lost before the first row left are made again; later that could repeat or skip rows, because
     /// nothing makes two attempts order their rows alike.
     async fn send_rows(&self, rows: &mpsc::Sender<RecordBatch>) -> Result<()> {
         let (mut sent, mut known) = (0, 0);
         loop {
             let (generation, results) = self.results_after(known).await?;
-            let partitions = match &results.rows {
-                Rows::OnExecutors { partitions, .. } => partitions,
+            let (partitions, job) = match &results.rows {
+                Rows::OnExecutors { partitions, job } => (partitions, job),
                 Rows::Held(batches) => {
                     for batch in batches {
                         if rows.send(batch.clone()).await.is_err() {
@@ -389,9 +427,9 @@ impl Shared {
                     return Ok(());
                 }
             };
-            match self.send_partitions(partitions, rows, &mut sent).await {
+            match self.send_result(partitions, job, rows, &mut sent).await {
                 Ok(()) | Err(FetchError::Unread) => return Ok(()),
-                Err(FetchError::Schema(error)) => return Err(error),
+                Err(FetchError::Here(error)) => return Err(error),
                 Err(lost) if sent == 0 => {
                     warn!(query = %self.query.id, %lost, "result is lost: running the query again");
                     self.core.executors.probe(Duration::ZERO).await;
@@ -421,6 +459,10 @@ impl Shared {
             Ok(Phase::Running) | Err(_) => Err(closed()),
         }
     }
+}
+
+fn is_out_of_memory(error: &Error) -> bool {
+    error.kind() == Kind::Exhausted && !is_disk_full(&error.to_string())
 }
 
 fn closed() -> Error {

@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 /// A job that could run and does not is reminded after this.
-pub const NUDGE_AFTER: Duration = Duration::from_secs(3);
+const NUDGE_AFTER: Duration = Duration::from_secs(3);
 
 /// A job that could run and does not is started again after this. Resolving a stage takes milliseconds; this leaves room for a busy scheduler.
-pub const RESTART_AFTER: Duration = Duration::from_secs(8);
+const RESTART_AFTER: Duration = Duration::from_secs(8);
 
 /// A job that has no executor is given up after this.
-pub const NO_EXECUTOR_AFTER: Duration = Duration::from_secs(12);
+const NO_EXECUTOR_AFTER: Duration = Duration::from_secs(12);
 
 /// A job that is still being planned is given up after this.
-pub const PLANNING_MAX: Duration = Duration::from_secs(60);
+const PLANNING_MAX: Duration = Duration::from_secs(60);
 
 /// What is seen of a job at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
