@@ -1,18 +1,24 @@
 //! Runs the statements that show or change names against the catalog. Their grammar is in [`windlass_catalog::ddl`].
 //!
-//! Reading order: this file (entry and names), `show` (what is only read), `change` (what is made, altered and dropped), `repair` (the
-//! difference between a directory and the catalog), `crawl` (tables of which nothing is known), `bookmarks` (what is new to a job), `materialized` (views that keep rows), `analyze` (statistics of values, which take a query).
+//! Reading order: this file (entry and names), `show` (what is only read), `change` (what is made, altered and dropped), `new_table` (made
+//! of rows), `views`, `partitions`, `files` (where tables lie), `repair` (the difference between a directory and the catalog), `crawl`
+//! (tables of which nothing is known), `bookmarks` (what is new to a job), `materialized` (views that keep rows), `analyze` (statistics of
+//! values, which take a query).
 
 mod analyze;
 mod bookmarks;
 mod change;
 mod crawl;
+mod files;
+mod like;
 mod materialized;
 mod new_table;
+mod partitions;
 mod repair;
 mod show;
 #[cfg(test)]
 mod tests;
+mod views;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -283,6 +289,14 @@ fn own_catalog(catalog: Option<&str>) -> Result<()> {
 
 fn not_allowed(error: LocationError) -> Error {
     Error::new(error.kind(), error.to_string())
+}
+
+fn skipped(what: &str, name: &impl std::fmt::Display) -> Outcome {
+    Outcome::Done(Some(format!("{what} '{name}' exists already")))
+}
+
+fn absent(what: &str, name: &impl std::fmt::Display) -> Outcome {
+    Outcome::Done(Some(format!("{what} '{name}' does not exist")))
 }
 
 fn already_exists(what: &'static str, name: String) -> Error {

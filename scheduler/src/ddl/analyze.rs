@@ -17,7 +17,7 @@ use windlass_catalog::keys::format_value;
 use windlass_catalog::{Catalog, Comparison, KeyPredicate};
 use windlass_proto::Kind;
 
-use super::change::key_value;
+use super::partitions::key_value;
 use super::show::check_has_files;
 use super::{DdlExecutor, Names, Row, ViewPlanner, full_name, not_found, rows_of};
 use crate::engines::Run;

@@ -1,44 +1,32 @@
 //! What is made, altered and dropped.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::ScalarValue;
-use datafusion::error::DataFusionError;
-use datafusion::sql::parser::Statement;
-use datafusion::sql::resolve::resolve_table_references;
-use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::Tokenizer;
-use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use url::Url;
-use windlass_catalog::catalog::{
-    Contents, DEFAULT_DATABASE, Database, NewPartition, NewTable, Partition, PartitionKey, TableChange, TableKind, TableMeta,
-    ViewDefinition,
-};
+use windlass_catalog::catalog::{Contents, Database, NewPartition, NewTable, PartitionKey, TableChange, TableKind, TableMeta};
 use windlass_catalog::ddl::statement::schema_of;
 use windlass_catalog::ddl::types::type_name;
-use windlass_catalog::ddl::{
-    Alteration, Column, ColumnChange, Condition, CreateDatabase, CreateTable, CreateView, DatabaseName, NewPartitionSpec, Noun,
-    PartitionValue, PartitionValues, QUERY_DEPTH_MAX, TableName, rewrite_versions,
-};
-use windlass_catalog::delta::{check_changeable, check_declared};
-use windlass_catalog::discover::{self, Discover, Discovery, Layout, object_path, object_url};
-use windlass_catalog::{Comparison, Error as CatalogError, KeyPredicate, keys};
+use windlass_catalog::ddl::{Alteration, Column, ColumnChange, CreateDatabase, CreateTable, DatabaseName, Noun, TableName};
+use windlass_catalog::delta::check_declared;
+use windlass_catalog::discover::Layout;
+use windlass_catalog::{Error as CatalogError, KeyPredicate};
 use windlass_engine::evolution::reads;
 use windlass_engine::formats::{FileFormat, Storage};
 use windlass_engine::write::WriteFormat;
 
 use super::show::check_noun;
-use super::{Names, Outcome, PARTITIONS_MAX, already_exists, full_name, not_found, too_many_partitions};
+use super::{Names, Outcome, absent, already_exists, full_name, not_found, skipped};
 use crate::error::{Error, Result};
 
-/// Files in the directory of a table to be made that are looked at.
-const FILES_LOOKED_AT_MAX: usize = 1000;
-
-/// Views that one view may stand on, directly or not.
-pub(super) const VIEWS_BELOW_MAX: usize = 1000;
+/// What a new table consists of.
+struct Made {
+    schema: SchemaRef,
+    keys: Vec<PartitionKey>,
+    storage: Storage,
+    contents: Contents,
+}
 
 impl Names<'_> {
     pub(super) async fn create_database(&self, create: &CreateDatabase) -> Result<Outcome> {
@@ -77,6 +65,7 @@ impl Names<'_> {
                 Err(already_exists("table", format!("{database}.{name}")))
             };
         }
+        let create = &self.spelled_out(create).await?;
         let kind = if create.external || create.location.is_some() { TableKind::External } else { TableKind::Managed };
         let location = match &create.location {
             Some(text) => self.location(text)?,
@@ -87,10 +76,32 @@ impl Names<'_> {
             _ => self.check_directory(&location).await?,
         }
 
+        let full_name = format!("{database}.{name}");
+        let Made { schema, keys, storage, contents } = self.made_of(create, &full_name, kind, &location).await?;
+        let table = NewTable {
+            database,
+            name,
+            kind,
+            location: location.into(),
+            schema,
+            keys,
+            comment: create.comment.clone(),
+            properties: create.properties.clone(),
+            storage,
+            view: None,
+        };
+        match self.catalog().create_table(table, contents, &self.by.doing("CREATE TABLE")).await {
+            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("table", &create.table)),
+            done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
+        }
+    }
+
+    /// What a new table consists of: what the statement says, and what it leaves to the files that lie there.
+    async fn made_of(&self, create: &CreateTable, name: &str, kind: TableKind, location: &Url) -> Result<Made> {
         let schema = create.columns.as_deref().map(schema_of);
         let mut storage = create.storage.clone();
         if kind == TableKind::Managed && WriteFormat::of(storage.format).is_none() {
-            let message = format!("table '{database}.{name}' is managed, and {} files can only be read", storage.format);
+            let message = format!("table '{name}' is managed, and {} files can only be read", storage.format);
             return Err(Error::unsupported(message).with_hint("give the directory of the files as LOCATION"));
         }
         if let (TableKind::Managed, Some(columns)) = (kind, &schema) {
@@ -111,13 +122,13 @@ impl Names<'_> {
             declared if storage.format == FileFormat::Delta => {
                 let discovery = self.discover(location.as_str(), Layout::Inferred, None, (&create.storage, &create.properties)).await?;
                 let found = (discovery.schema.as_ref(), discovery.keys.as_slice());
-                check_declared(&format!("{database}.{name}"), declared.as_deref(), create.keys.as_deref(), found)?;
+                check_declared(name, declared.as_deref(), create.keys.as_deref(), found)?;
                 keys = discovery.keys;
                 discovery.schema
             }
             Some(schema) if in_hive_form || kind == TableKind::Managed => schema,
             None if kind == TableKind::Managed => {
-                return Err(Error::invalid(format!("table '{database}.{name}' needs columns, or a LOCATION with files to read them from")));
+                return Err(Error::invalid(format!("table '{name}' needs columns, or a LOCATION with files to read them from")));
             }
             declared => {
                 let untyped = create.keys.as_ref().is_some_and(|wanted| wanted.len() > keys.len());
@@ -128,7 +139,7 @@ impl Names<'_> {
                 // What the statement says of a field comes before what files seem to say.
                 storage.serde = discovery.mapping.into_iter().chain(storage.serde).collect();
                 if let Some(wanted) = create.keys.as_ref().filter(|_| untyped) {
-                    check_inferred(&discovery.keys, wanted.iter().map(|key| key.name.as_str()).collect(), &location)?;
+                    check_inferred(&discovery.keys, wanted.iter().map(|key| key.name.as_str()).collect(), location)?;
                 }
                 let found = discovery.partitions.into_iter();
                 contents.add_partitions =
@@ -140,127 +151,11 @@ impl Names<'_> {
             }
         };
         if schema.fields().is_empty() {
-            return Err(Error::invalid(format!("table '{database}.{name}' needs a column that is not a partition key")));
+            return Err(Error::invalid(format!("table '{name}' needs a column that is not a partition key")));
         }
         fits(&schema, &storage)?;
         storage.layout.validate(&schema).map_err(|error| Error::invalid(error.to_string()))?;
-        let table = NewTable {
-            database,
-            name,
-            kind,
-            location: location.into(),
-            schema,
-            keys,
-            comment: create.comment.clone(),
-            properties: create.properties.clone(),
-            storage,
-            view: None,
-        };
-        match self.catalog().create_table(table, contents, &self.by.doing("CREATE TABLE")).await {
-            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("table", &create.table)),
-            done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
-        }
-    }
-
-    pub(super) async fn create_view(&self, create: &CreateView) -> Result<Outcome> {
-        let (database, name) = self.qualify(&create.view)?;
-        if create.temporary {
-            return match self.planner.temporary_views().contains_key(&name) {
-                true if create.if_not_exists => Ok(skipped("view", &create.view)),
-                true if !create.or_replace => Err(already_exists("temporary view", name)),
-                _ => {
-                    let (view, _) = self.plan_view(create, &database, &name).await?;
-                    Ok(Outcome::TemporaryView(name, Some(view)))
-                }
-            };
-        }
-        let existing = self.catalog().table(&database, &name).await?;
-        if let Some(existing) = &existing {
-            if create.if_not_exists {
-                return Ok(skipped("view", &create.view));
-            }
-            if !create.or_replace {
-                return Err(already_exists("view", format!("{database}.{name}")));
-            }
-            check_noun(existing, Noun::View)?;
-        }
-        let (view, schema) = self.plan_view(create, &database, &name).await?;
-        if let Some(existing) = existing {
-            if existing.comment == create.comment && existing.properties == create.properties {
-                self.change(&existing, "CREATE OR REPLACE VIEW", TableChange::View { view, schema }).await?;
-                return Ok(Outcome::Done(None));
-            }
-            self.catalog().drop_table(&existing, &self.by.doing("CREATE OR REPLACE VIEW")).await?;
-        }
-        let view = NewTable {
-            database,
-            name,
-            kind: TableKind::View,
-            location: String::new(),
-            schema,
-            keys: Vec::new(),
-            comment: create.comment.clone(),
-            properties: create.properties.clone(),
-            storage: Storage::default(),
-            view: Some(view),
-        };
-        match self.catalog().create_table(view, Contents::default(), &self.by.doing("CREATE VIEW")).await {
-            Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("view", &create.view)),
-            done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
-        }
-    }
-
-    /// The definition and the columns of a view. Where the statement names the columns otherwise than the query does, the query is
-    /// wrapped, so that a stored query alone says what the view's columns are.
-    pub(super) async fn plan_view(&self, create: &CreateView, database: &str, name: &str) -> Result<(ViewDefinition, SchemaRef)> {
-        let mut view =
-            ViewDefinition { sql: create.query.clone(), default_database: self.current_database.to_owned(), dialect: create.dialect };
-        self.check_acyclic(&view, (database, name)).await?;
-        // What all shall see cannot stand on what one session sees.
-        let temporary = if create.temporary { self.planner.temporary_views() } else { Arc::default() };
-        let schema = self.planner.plan_schema(&view, temporary).await?;
-        if !create.columns.is_empty() && create.columns.len() != schema.fields().len() {
-            let (named, selected) = (create.columns.len(), schema.fields().len());
-            return Err(Error::invalid(format!("view '{database}.{name}' names {named} columns, but its query has {selected}")));
-        }
-        if create.columns.iter().zip(schema.fields()).any(|(column, field)| column.name != *field.name()) {
-            let columns = create.columns.iter().map(|column| create.dialect.quoted(&column.name)).collect::<Vec<_>>().join(", ");
-            // A line of its own for the bracket: the query may end in a comment.
-            view.sql = format!("SELECT * FROM (\n{}\n) AS {} ({columns})", view.sql, create.dialect.quoted(name));
-        }
-        let mut fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).collect();
-        for (column, field) in create.columns.iter().zip(&mut fields) {
-            *field = Column { name: column.name.clone(), data_type: field.data_type().clone(), comment: column.comment.clone() }.to_field();
-        }
-        let mut names = BTreeSet::new();
-        if let Some(twice) = fields.iter().find(|field| !names.insert(field.name().to_lowercase())) {
-            return Err(Error::invalid(format!("view '{database}.{name}' would have two columns named '{}'", twice.name()))
-                .with_hint("give one of them another name with AS"));
-        }
-        Ok((view, Arc::new(Schema::new(fields))))
-    }
-
-    /// Refuses a view that would be read through itself, which nothing could plan.
-    async fn check_acyclic(&self, definition: &ViewDefinition, view: (&str, &str)) -> Result<()> {
-        let mut queries = vec![definition.clone()];
-        let mut seen = HashSet::new();
-        while let Some(query) = queries.pop() {
-            for (database, name) in referenced_tables(&query)? {
-                if (database.as_str(), name.as_str()) == view {
-                    return Err(Error::invalid(format!("view '{}.{}' cannot be read from itself", view.0, view.1)));
-                }
-                if seen.len() >= VIEWS_BELOW_MAX {
-                    return Err(Error::invalid(format!(
-                        "view '{}.{}' stands on more than {VIEWS_BELOW_MAX} tables and views",
-                        view.0, view.1
-                    )));
-                }
-                if seen.insert((database.clone(), name.clone())) {
-                    queries.extend(self.catalog().table(&database, &name).await?.and_then(|table| table.view.clone()));
-                }
-            }
-        }
-        Ok(())
+        Ok(Made { schema, keys, storage, contents })
     }
 
     /// Forgets a table or view. Files of external tables stay; those of a managed one are garbage.
@@ -334,23 +229,7 @@ impl Names<'_> {
             Alteration::Comment(comment) => {
                 self.change(&table, "COMMENT", TableChange::Comment(comment.clone())).await?;
             }
-            Alteration::Query { query, dialect } => {
-                let columns = Vec::new();
-                let (comment, properties) = (table.comment.clone(), table.properties.clone());
-                let create = CreateView {
-                    view: TableName::of(&table),
-                    temporary: false,
-                    or_replace: true,
-                    if_not_exists: false,
-                    columns,
-                    comment,
-                    properties,
-                    query: query.clone(),
-                    dialect: *dialect,
-                };
-                let (view, schema) = self.plan_view(&create, &table.database, &table.name).await?;
-                self.change(&table, "ALTER VIEW", TableChange::View { view, schema }).await?;
-            }
+            Alteration::Query { query, dialect } => self.redefine(&table, query, *dialect).await?,
         }
         Ok(Outcome::Done(None))
     }
@@ -395,129 +274,6 @@ impl Names<'_> {
         Ok(())
     }
 
-    async fn add_partitions(&self, table: &Arc<TableMeta>, specs: &[NewPartitionSpec], if_not_exists: bool) -> Result<Outcome> {
-        let mut contents = Contents::default();
-        let mut seen = HashSet::new();
-        for spec in specs {
-            let values = partition_values(table, &spec.values)?;
-            if self.partition_with(table, &values).await?.is_some() || !seen.insert(values.clone()) {
-                if if_not_exists {
-                    continue;
-                }
-                return Err(already_exists("partition", keys::partition_name(&table.keys, &values)));
-            }
-            let location = match &spec.location {
-                Some(text) => self.location(text)?,
-                None => self.location(&partition_location(table, &values)?)?,
-            };
-            contents.add_partitions.push(self.read_partition(table, values, location).await?);
-        }
-        let added = contents.add_partitions.len();
-        self.commit(table, "ADD PARTITION", contents).await?;
-        Ok(Outcome::Done(Some(format!("{added} of {} partitions added", specs.len()))))
-    }
-
-    /// A partition, if it exists.
-    async fn partition_with(&self, table: &TableMeta, values: &[ScalarValue]) -> Result<Option<Partition>> {
-        let equal = values.iter().enumerate().map(|(key, value)| match value.is_null() {
-            true => KeyPredicate::IsNull(key),
-            false => KeyPredicate::Compare(key, Comparison::Equal, value.clone()),
-        });
-        Ok(self.catalog().partitions(table, &KeyPredicate::and(equal), 1).await?.partitions.pop())
-    }
-
-    /// The partition that `PARTITION (...)` names in full.
-    pub(super) async fn partition(&self, table: &TableMeta, values: &PartitionValues) -> Result<Partition> {
-        if table.keys.is_empty() {
-            return Err(Error::invalid(format!("table '{}' is not partitioned", full_name(table))));
-        }
-        let values = partition_values(table, values)?;
-        let found = self.partition_with(table, &values).await?;
-        found.ok_or_else(|| not_found("partition", keys::partition_name(&table.keys, &values)))
-    }
-
-    /// The partition takes the files that lie in its new location.
-    async fn move_partition(&self, table: &Arc<TableMeta>, values: &PartitionValues, location: &str) -> Result<()> {
-        if table.kind == TableKind::Managed {
-            return Err(Error::invalid(format!("table '{}' is managed: its partitions cannot be moved", full_name(table))));
-        }
-        let old = self.partition(table, values).await?;
-        let location = self.location(location)?;
-        self.check_directory(&location).await?;
-        let new = self.read_partition(table, old.values, location).await?;
-        self.replace_partition(table, "PARTITION SET LOCATION", old.id, new).await
-    }
-
-    /// Files stay where they are, as those of an external table do in Hive.
-    async fn rename_partition(&self, table: &Arc<TableMeta>, from: &PartitionValues, to: &PartitionValues) -> Result<()> {
-        let old = self.partition(table, from).await?;
-        let values = partition_values(table, to)?;
-        if self.partition_with(table, &values).await?.is_some() {
-            return Err(already_exists("partition", keys::partition_name(&table.keys, &values)));
-        }
-        let files = self.catalog().files(table, &[old.id]).await?.into_iter().map(|file| file.file).collect();
-        let new = NewPartition { values, location: old.location, files };
-        self.replace_partition(table, "PARTITION RENAME", old.id, new).await
-    }
-
-    async fn replace_partition(&self, table: &TableMeta, operation: &str, old: i64, new: NewPartition) -> Result<()> {
-        self.commit(table, operation, Contents { remove_partitions: vec![old], add_partitions: vec![new], ..Contents::default() }).await
-    }
-
-    /// A partition with the files that lie in its location. A directory that is empty, or not made yet, is a partition without rows.
-    async fn read_partition(&self, table: &TableMeta, values: Vec<ScalarValue>, location: Url) -> Result<NewPartition> {
-        let kept = (&table.storage, &table.properties);
-        let discovery = self.discover(location.as_str(), Layout::Partition(values.clone()), Some(&table.schema), kept).await?;
-        let files = discovery.partitions.into_iter().flat_map(|found| found.files).collect();
-        Ok(NewPartition { values, location: location.into(), files })
-    }
-
-    /// Forgets partitions. Their files stay if the table is external.
-    async fn drop_partitions(&self, table: &TableMeta, specs: &[Vec<Condition>], if_exists: bool) -> Result<Outcome> {
-        if table.keys.is_empty() {
-            return Err(Error::invalid(format!("table '{}' is not partitioned", full_name(table))));
-        }
-        let mut ids = BTreeSet::new();
-        for conditions in specs {
-            let before = ids.len();
-            ids.extend(self.partition_ids(table, &predicate(table, conditions)?).await?);
-            if ids.len() == before && !if_exists {
-                return Err(not_found("partition", describe(conditions)));
-            }
-        }
-        let removed = ids.len();
-        let contents = Contents { remove_partitions: ids.into_iter().collect(), ..Contents::default() };
-        self.commit(table, "DROP PARTITION", contents).await?;
-        Ok(Outcome::Done(Some(format!("{removed} partitions dropped"))))
-    }
-
-    /// Takes the rows out of a managed table, or out of some partitions, which stay.
-    pub(super) async fn truncate(&self, name: &TableName, conditions: &[Condition]) -> Result<Outcome> {
-        let table = self.table(name).await?;
-        check_noun(&table, Noun::Table)?;
-        check_changeable(&table)?;
-        if table.kind != TableKind::Managed {
-            return Err(Error::unsupported(format!("table '{}' is external: TRUNCATE leaves its files alone", full_name(&table)))
-                .with_hint("use DELETE FROM or INSERT OVERWRITE"));
-        }
-        let predicate = predicate(&table, conditions)?;
-        let empty_partitions = self.partition_ids(&table, &predicate).await?;
-        if empty_partitions.is_empty() && !conditions.is_empty() {
-            return Err(not_found("partition", describe(conditions)));
-        }
-        self.commit(&table, "TRUNCATE", Contents { empty_partitions, ..Contents::default() }).await?;
-        Ok(Outcome::Done(None))
-    }
-
-    /// Partitions that a predicate keeps.
-    async fn partition_ids(&self, table: &TableMeta, predicate: &KeyPredicate) -> Result<Vec<i64>> {
-        let list = self.catalog().partitions(table, predicate, PARTITIONS_MAX).await?;
-        match list.truncated {
-            true => Err(too_many_partitions(table)),
-            false => Ok(list.partitions.iter().filter(|found| predicate.evaluate(&found.values)).map(|found| found.id).collect()),
-        }
-    }
-
     /// Commits contents. Nothing to commit is fine.
     pub(super) async fn commit(&self, table: &TableMeta, operation: &str, contents: Contents) -> Result<()> {
         let Contents { add_partitions, remove_partitions, empty_partitions, add_files, remove_files } = &contents;
@@ -531,96 +287,6 @@ impl Names<'_> {
     pub(super) async fn change(&self, table: &TableMeta, operation: &str, change: TableChange) -> Result<Arc<TableMeta>> {
         Ok(self.catalog().change_table(table, &self.by.doing(operation), change).await?)
     }
-
-    /// Lists a location of which nothing is recorded, and reads the footers.
-    pub(super) async fn discover(
-        &self,
-        location: &str,
-        layout: Layout<'_>,
-        schema: Option<&SchemaRef>,
-        (storage, properties): (&Storage, &BTreeMap<String, String>),
-    ) -> Result<Discovery> {
-        self.compare(Discover { location, layout, schema, grows: false, partitions: &[], known: &[], storage, properties }).await
-    }
-
-    /// Lists a location and reads the footers that are not known. Files that wait to be deleted, or to be committed, are not there.
-    pub(super) async fn compare(&self, request: Discover<'_>) -> Result<Discovery> {
-        let store = self.store(&self.location(request.location)?)?;
-        let mut discovery = discover::discover(request, store).await?;
-        let urls: Vec<_> = discovery.partitions.iter().flat_map(|found| &found.files).map(|file| file.url.clone()).collect();
-        let garbage = self.catalog().garbage_among(&urls).await?;
-        if !garbage.is_empty() {
-            discovery.partitions.iter_mut().for_each(|found| found.files.retain(|file| !garbage.contains(&file.url)));
-        }
-        Ok(discovery)
-    }
-
-    pub(super) fn store(&self, location: &Url) -> Result<Arc<dyn ObjectStore>> {
-        Ok(self.executor.runtime.object_store_registry.get_store(location)?)
-    }
-
-    /// Where a database's managed tables go.
-    pub(super) fn database_location(&self, database: &Database) -> Result<Url> {
-        match &database.location {
-            Some(location) => self.location(location),
-            None if database.name == DEFAULT_DATABASE => Ok(self.executor.warehouse.clone()),
-            None => directory_in(&self.executor.warehouse, &[&format!("{}.db", database.name)]),
-        }
-    }
-
-    pub(super) fn default_location(&self, database: &Database, table: &str) -> Result<Url> {
-        self.location(directory_in(&self.database_location(database)?, &[table])?.as_str())
-    }
-
-    /// Whoever put files where a managed table will be wants to read them, which it would not. Garbage of an earlier table, or of a
-    /// write that failed, may lie there.
-    pub(super) async fn check_empty(&self, location: &Url) -> Result<()> {
-        let cause = |cause| CatalogError::ObjectStore { url: location.to_string(), cause };
-        let path = object_path(location.as_str())?;
-        let found: Vec<_> = self.store(location)?.list(Some(&path)).take(FILES_LOOKED_AT_MAX).try_collect().await.map_err(cause)?;
-        if found.is_empty() {
-            return Ok(());
-        }
-        let urls: Vec<_> = found.iter().map(|file| object_url(location, &file.location)).collect();
-        let garbage = self.catalog().garbage_among(&urls).await?;
-        if urls.iter().all(|url| garbage.contains(url)) {
-            return Ok(());
-        }
-        Err(Error::invalid(format!("the table's directory '{location}' is not empty"))
-            .with_hint("give the directory as LOCATION of an external table, or empty it"))
-    }
-
-    async fn check_directory(&self, location: &Url) -> Result<()> {
-        if self.store(location)?.head(&object_path(location.as_str())?).await.is_ok() {
-            return Err(Error::invalid(format!("location '{}' is a file", location.as_str().trim_end_matches('/')))
-                .with_hint("give the directory that holds the table's files"));
-        }
-        Ok(())
-    }
-}
-
-fn skipped(what: &str, name: &impl std::fmt::Display) -> Outcome {
-    Outcome::Done(Some(format!("{what} '{name}' exists already")))
-}
-
-fn absent(what: &str, name: &impl std::fmt::Display) -> Outcome {
-    Outcome::Done(Some(format!("{what} '{name}' does not exist")))
-}
-
-/// Tables of our catalog that a query names, with their databases.
-pub(super) fn referenced_tables(query: &ViewDefinition) -> Result<Vec<(String, String)>> {
-    let grammar = query.dialect.grammar();
-    let malformed = |error: ParserError| Error::from(DataFusionError::from(error));
-    let mut tokens = Tokenizer::new(grammar, &query.sql).tokenize_with_location().map_err(|error| malformed(error.into()))?;
-    rewrite_versions(&mut tokens, query.dialect);
-    let mut parser = Parser::new(grammar).with_recursion_limit(QUERY_DEPTH_MAX).with_tokens_with_locations(tokens);
-    let mut tables = Vec::new();
-    for statement in parser.parse_statements().map_err(malformed)? {
-        let (references, _) = resolve_table_references(&Statement::Statement(Box::new(statement)), true)?;
-        let own = references.into_iter().filter(|table| super::own_catalog(table.catalog()).is_ok());
-        tables.extend(own.map(|table| (table.schema().unwrap_or(&query.default_database).to_lowercase(), table.table().to_lowercase())));
-    }
-    Ok(tables)
 }
 
 /// The directories must have exactly the keys that the statement names.
@@ -683,71 +349,4 @@ fn with_change(table: &TableMeta, change: &ColumnChange, is_empty: bool) -> Resu
     let mut fields = table.schema.fields().to_vec();
     fields[index] = Arc::new(column.to_field());
     Ok(Arc::new(Schema::new(fields)))
-}
-
-/// Conditions for messages.
-fn describe(conditions: &[Condition]) -> String {
-    let one = |condition: &Condition| {
-        format!("{} {} {}", condition.key, condition.comparison.operator(), condition.value.as_deref().unwrap_or("NULL"))
-    };
-    conditions.iter().map(one).collect::<Vec<_>>().join(", ")
-}
-
-/// A position and a typed value for a key of a table.
-pub(super) fn key_value(table: &TableMeta, name: &str, value: &PartitionValue) -> Result<(usize, ScalarValue)> {
-    let Some(index) = table.keys.iter().position(|key| key.name == name) else {
-        let known = table.keys.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
-        return Err(not_found("partition key", name).with_hint(match table.keys.is_empty() {
-            true => format!("table '{}' is not partitioned", full_name(table)),
-            false => format!("table '{}' is partitioned by {known}", full_name(table)),
-        }));
-    };
-    let key = &table.keys[index];
-    let value = match value {
-        Some(text) => keys::parse_value(key, text)?,
-        None => keys::null(key.key_type)?,
-    };
-    Ok((index, value))
-}
-
-/// What `PARTITION (...)` keeps. `= NULL` and `<> NULL` are IS NULL and IS NOT NULL here, as in Spark.
-pub(super) fn predicate(table: &TableMeta, conditions: &[Condition]) -> Result<KeyPredicate> {
-    let one = |condition: &Condition| {
-        let (key, value) = key_value(table, &condition.key, &condition.value)?;
-        match (value.is_null(), condition.comparison) {
-            (false, comparison) => Ok(KeyPredicate::Compare(key, comparison, value)),
-            (true, Comparison::Equal) => Ok(KeyPredicate::IsNull(key)),
-            (true, Comparison::NotEqual) => Ok(KeyPredicate::IsNotNull(key)),
-            (true, _) => Err(Error::invalid(format!("partition key '{}' cannot be compared with NULL in order", condition.key))),
-        }
-    };
-    Ok(KeyPredicate::and(conditions.iter().map(one).collect::<Result<Vec<_>>>()?))
-}
-
-/// One typed value per key, in the order of the keys.
-fn partition_values(table: &TableMeta, values: &PartitionValues) -> Result<Vec<ScalarValue>> {
-    let mut typed = vec![None; table.keys.len()];
-    for (name, value) in values {
-        let (index, value) = key_value(table, name, value)?;
-        if typed[index].replace(value).is_some() {
-            return Err(Error::invalid(format!("partition key '{name}' is given twice")));
-        }
-    }
-    let named = typed.into_iter().zip(&table.keys);
-    named.map(|(value, key)| value.ok_or_else(|| Error::invalid(format!("partition key '{}' needs a value", key.name)))).collect()
-}
-
-/// Where a partition lies unless somebody said otherwise.
-pub(super) fn partition_location(table: &TableMeta, values: &[ScalarValue]) -> Result<String> {
-    let name = keys::partition_name(&table.keys, values);
-    let root = Url::parse(&table.location).map_err(|error| Error::internal(format!("location '{}' is no URL: {error}", table.location)))?;
-    let directories: Vec<_> = name.split('/').filter(|part| !part.is_empty()).collect();
-    Ok(directory_in(&root, &directories)?.into())
-}
-
-/// A directory below another one.
-fn directory_in(root: &Url, names: &[&str]) -> Result<Url> {
-    let mut url = root.clone();
-    url.path_segments_mut().map_err(|()| Error::internal(format!("location '{root}' has no path")))?.pop_if_empty().extend(names).push("");
-    Ok(url)
 }

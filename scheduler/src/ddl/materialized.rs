@@ -9,8 +9,8 @@ use windlass_catalog::catalog::{NewTable, TableKind, TableMeta, ViewDefinition};
 use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::{Column, CreateMaterializedView, CreateTable, CreateView, DatabaseName, Key, Noun, Pattern};
 
-use super::change::referenced_tables;
 use super::show::check_noun;
+use super::views::referenced_tables;
 use super::{DdlExecutor, Names, Row, ViewPlanner, already_exists, full_name};
 use crate::error::{Error, Result};
 use crate::write::table_column;

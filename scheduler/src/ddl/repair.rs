@@ -10,7 +10,7 @@ use windlass_catalog::ddl::{Noun, RepairMode, TableName};
 use windlass_catalog::delta::check_changeable;
 use windlass_catalog::discover::{Discover, FoundPartition, Layout, object_path};
 
-use super::change::partition_location;
+use super::partitions::partition_location;
 use super::show::check_noun;
 use super::{Names, PARTITIONS_MAX, full_name, too_many_partitions};
 use crate::error::{Error, Result};

@@ -210,7 +210,7 @@ impl Names<'_> {
         if table.keys.is_empty() {
             return Err(Error::invalid(format!("table '{}' is not partitioned", super::full_name(&table))));
         }
-        let predicate = super::change::predicate(&table, conditions)?;
+        let predicate = super::partitions::predicate(&table, conditions)?;
         let list = self.catalog().partitions(&table, &predicate, PARTITIONS_MAX).await?;
         if list.truncated {
             return Err(too_many_partitions(&table));
