@@ -2,17 +2,19 @@
 //!
 //! Reading order: [`locations`] (which files a process may touch), [`stores`] (how it reaches them), [`formats`] (how rows are kept in them), [`session`] (defaults of a query and what users may set), [`dialect`] (whose SQL is spoken), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`not_in`] (NULLs in NOT IN), [`evolution`] (files that differ from their table), [`annotations`] (what a plan says of a Parquet file), [`named_files`] (errors that name the file), [`footer`] (what a file says of itself), [`hive_path`] (how partitions are spelled), [`layout`] (buckets and order), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`subqueries`] (subqueries in expressions), [`not_in`] (NULLs in NOT IN), [`top_rows`] (limits in subqueries), [`set_operations`] (EXCEPT ALL), [`text_casts`] (times and JSON as text), [`evolution`] (files that differ from their table), [`annotations`] (what a plan says of a Parquet file), [`file_names`] (how it calls columns otherwise than its table), [`named_files`] (errors that name the file), [`footer`] (what a file says of itself), [`bounds`] (which files hold what is asked for), [`nan`] (bounds that prove nothing), [`hive_path`] (how partitions are spelled), [`layout`] (buckets and order), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
 
 pub mod annotations;
+pub mod bounds;
 pub mod config;
 pub mod cooperation;
 pub mod dialect;
 pub mod evolution;
 pub mod exact_casts;
+pub mod file_names;
 pub mod footer;
 pub mod formats;
 pub mod functions;
@@ -21,6 +23,7 @@ pub mod layout;
 pub mod locations;
 pub mod memory;
 pub mod named_files;
+mod nan;
 mod not_in;
 mod page_index;
 pub mod pinned;
@@ -28,9 +31,13 @@ pub mod pipelined;
 pub mod process;
 pub mod runtime;
 pub mod session;
+mod set_operations;
 pub mod single_row;
 pub mod stores;
+mod subqueries;
 pub mod telemetry;
+mod text_casts;
+mod top_rows;
 pub mod write;
 
 pub use dialect::Dialect;

@@ -41,7 +41,7 @@ pub const BUILD_HEADER: HeaderName = HeaderName::from_static("x-windlass-build")
 /// that ends up elsewhere is good for one attempt of one query.
 pub const PROOF_HEADER: HeaderName = HeaderName::from_static("x-windlass-proof");
 /// The sender's settings that differ from DataFusion's, as a URL query.
-pub const OPTIONS_HEADER: HeaderName = HeaderName::from_static("x-windlass-options");
+const OPTIONS_HEADER: HeaderName = HeaderName::from_static("x-windlass-options");
 
 /// Bytes of rows that one exchange may hold from one sender before it stops reading. The crate's 64 MiB, times exchanges and senders, is
 /// more than a small executor has.

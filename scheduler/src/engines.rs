@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 pub mod buffer;
 pub mod local;
 pub mod pipelined;
+mod rescue;
 mod rows;
 mod scanned;
 pub mod staged;

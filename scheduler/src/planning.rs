@@ -26,9 +26,9 @@ use windlass_catalog::catalog::ViewDefinition;
 use windlass_catalog::files::FILES;
 use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews, ViewPlanner};
 use windlass_catalog::scan::ScanReports;
-use windlass_engine::WindlassOptions;
 use windlass_engine::functions::with_dialect;
 use windlass_engine::session::state_builder;
+use windlass_engine::{Dialect, WindlassOptions};
 use windlass_proto::{Kind, QueryId};
 
 use self::buckets::BucketedExchangesRule;
@@ -39,11 +39,13 @@ use self::generators::with_generators;
 use self::join_order::{order_joins, with_join_order};
 use self::key_answers::answer_from_keys;
 use self::materialized::AnyViews;
+use self::one_pass::in_one_pass;
 use self::prelude::Prelude;
 pub(crate) use self::spelling::functions;
 use self::spelling::respell;
 use self::threads::Threads;
 use self::time_travel::{advances, with_time_travel};
+use self::types::NestedTypes;
 use crate::ddl::DdlExecutor;
 use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
@@ -64,11 +66,14 @@ mod generators;
 pub mod join_order;
 mod key_answers;
 mod materialized;
+mod one_pass;
+mod origins;
 mod prelude;
 pub mod sorted_files;
 mod spelling;
 mod threads;
 mod time_travel;
+mod types;
 
 /// How much planning may cost.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -255,7 +260,8 @@ impl Planner {
                 let mut prelude = Prelude::new(&context, &state, &planner.local);
                 let (mut optimized, mut notes) = (Vec::with_capacity(plans.len()), Vec::new());
                 for plan in &plans {
-                    let plan = Box::pin(prelude.optimize(plan)).await.map_err(located)?;
+                    let plan = in_one_pass(plan.clone()).map_err(located)?;
+                    let plan = Box::pin(prelude.optimize(&plan)).await.map_err(located)?;
                     let plan = answer_from_keys(&state, plan).await.map_err(located)?;
                     optimized.push(order_joins(&state, plan).await.map_err(located)?);
                     if optimized.len() == 1 {
@@ -389,13 +395,23 @@ impl Planner {
     }
 }
 
-fn context(config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
+/// DataFusion's default, which is PostgreSQL's: NULLs are greater than anything.
+const NULLS_MAX: &str = "nulls_max";
+
+fn context(mut config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<dyn CatalogProviderList>) -> SessionContext {
     let dialect = WindlassOptions::of(config.options()).dialect;
+    // Where NULLs are sorted, unless the session says so.
+    let nulls = &mut config.options_mut().sql_parser.default_null_ordering;
+    match dialect {
+        Dialect::Hive | Dialect::Spark if nulls == NULLS_MAX => "nulls_min".clone_into(nulls),
+        Dialect::Presto if nulls == NULLS_MAX => "nulls_last".clone_into(nulls),
+        _ => {}
+    }
     let builder = with_estimates(with_join_order(state_builder(config, Arc::clone(runtime))));
     let builder = builder.with_physical_optimizer_rules(sorted_files::rules());
     let builder = builder.with_query_planner(Arc::new(WritePlanner)).with_physical_optimizer_rule(Arc::new(BucketedExchangesRule));
     let builder = with_time_travel(with_generators(with_dialect(builder, dialect), dialect));
-    SessionContext::new_with_state(builder.with_catalog_list(catalogs).build())
+    SessionContext::new_with_state(builder.with_type_planner(Arc::new(NestedTypes)).with_catalog_list(catalogs).build())
 }
 
 /// Plans the views that a statement names, with the statement's settings.
