@@ -13,7 +13,7 @@ use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::{conjunction, disjunction, split_conjunction};
 use datafusion::logical_expr::{Aggregate, Expr, Join, JoinType, LogicalPlan, LogicalPlanBuilder, Projection, Subquery};
 
-use super::origins::{below, by_position, column_of, is_repeatable, is_volatile};
+use super::origins::{below, by_position, cannot_fail, column_of, is_repeatable, is_volatile};
 use super::prelude::tables;
 
 /// Beginning of the names of the aggregates of a pass: no table has such columns.
@@ -62,7 +62,14 @@ impl<'a> Part<'a> {
         let only_distinct = functions().all(|function| function.params.distinct);
         let is_one_row = aggregate.group_expr.is_empty() && functions().count() == aggregate.aggr_expr.len() && !only_distinct;
         let is_movable = conditions.iter().all(|condition| !has_subquery(condition));
-        (is_one_row && is_movable && is_repeatable(rows) && !is_volatile(plan)).then_some(Self { plan, aggregate, conditions, rows })
+        // They may be computed for rows of other parts, too.
+        let is_defined = functions().all(|function| function.params.args.iter().all(|arg| cannot_fail(arg, rows.schema())));
+        (is_one_row && is_movable && is_defined && is_repeatable(rows) && !is_volatile(plan)).then_some(Self {
+            plan,
+            aggregate,
+            conditions,
+            rows,
+        })
     }
 
     fn reads_the_same(&self, other: &Self) -> bool {

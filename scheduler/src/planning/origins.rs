@@ -3,7 +3,9 @@
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, NullEquality};
-use datafusion::logical_expr::{Aggregate, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Distinct, Expr, ExprSchemable, Join, JoinType, LogicalPlan, Operator};
+
+use super::estimates::number;
 
 /// Plans that are looked at for where one key comes from: joins can lead to the same plan in many ways.
 pub(super) const STEPS_MAX: usize = 256;
@@ -151,6 +153,43 @@ pub(super) fn column_of(schema: &DFSchema, index: usize) -> Expr {
 
 pub(super) fn has_columns(schema: &DFSchema, expr: &Expr) -> bool {
     expr.column_refs().iter().all(|column| schema.has_column(column))
+}
+
+/// Operators and functions that have a value for whatever they are given.
+const WITHOUT_ERRORS: [Operator; 13] = {
+    use Operator::*;
+    [Plus, Minus, Multiply, Eq, NotEq, Lt, LtEq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, And, Or]
+};
+const FUNCTIONS_WITHOUT_ERRORS: [&str; 2] = ["coalesce", "date_part"];
+
+/// Whether an expression has a value in every row, so that it may be computed for rows that are left out later: `1 / a` has none where
+/// `a` is 0.
+pub(super) fn cannot_fail(expr: &Expr, schema: &DFSchema) -> bool {
+    let may_fail = |expr: &Expr| match expr {
+        Expr::Column(_) | Expr::Literal(..) | Expr::Alias(_) | Expr::Case(_) | Expr::TryCast(_) => false,
+        Expr::Not(_) | Expr::IsNull(_) | Expr::IsNotNull(_) | Expr::Between(_) | Expr::InList(_) => false,
+        Expr::BinaryExpr(BinaryExpr { op: Operator::Divide | Operator::Modulo, right, .. }) => {
+            !matches!(right.as_ref(), Expr::Literal(divisor, _) if number(divisor).is_some_and(|divisor| divisor.abs() > 1.0))
+        }
+        Expr::BinaryExpr(BinaryExpr { op, .. }) => !WITHOUT_ERRORS.contains(op),
+        Expr::Cast(cast) => !cast.expr.get_type(schema).is_ok_and(|given| keeps_all(&given, cast.field.data_type())),
+        Expr::ScalarFunction(function) => !FUNCTIONS_WITHOUT_ERRORS.contains(&function.name()),
+        _ => true,
+    };
+    !expr.exists(|expr| Ok(may_fail(expr))).unwrap_or(true)
+}
+
+/// Whether each number of a type has one in the other.
+fn keeps_all(given: &DataType, wanted: &DataType) -> bool {
+    match (given, wanted) {
+        (given, wanted) if given == wanted => true,
+        (given, DataType::Float64) => given.is_numeric(),
+        (given, DataType::Int64) => given.is_signed_integer(),
+        (DataType::Decimal128(digits, scale), DataType::Decimal128(wanted, wanted_scale)) => {
+            wanted_scale >= scale && i16::from(*wanted) - i16::from(*wanted_scale) >= i16::from(*digits) - i16::from(*scale)
+        }
+        _ => false,
+    }
 }
 
 /// Whether a plan gives the same rows each time: no row is left out by chance, and no value depends on the order of rows.

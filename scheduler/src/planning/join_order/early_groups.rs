@@ -5,6 +5,8 @@
 //! the rows that travel. It is done where columns are known to have few values beside the rows, and below joins with all rows of other
 //! tables: what a join leaves out would be grouped for nothing, and how much that is may be estimated wrongly.
 //!
+//! What cannot be computed for some row, such as `1 / a`, is not computed earlier than written: a join may leave that row out.
+//!
 //! A row that the first step makes has the partners that each of its rows had, since all columns that joins above ask for are among its
 //! keys.
 
@@ -24,7 +26,7 @@ use datafusion::logical_expr::{Aggregate, AggregateUDF, Expr, ExprSchemable, Joi
 use super::estimate::of_typed_expr;
 use super::region::is_movable;
 use crate::planning::estimates::{ColumnEstimate, Estimate};
-use crate::planning::origins::{below, column_of, has_columns, narrowed_sides};
+use crate::planning::origins::{below, cannot_fail, column_of, has_columns, narrowed_sides};
 
 /// Beginning of the names of what the first step makes: no table has such columns.
 const NAME: &str = "__early";
@@ -143,10 +145,14 @@ impl Resolved {
         self.functions.iter().flat_map(|function| &function.parts)
     }
 
+    /// What the functions are given.
+    fn inputs(&self) -> impl Iterator<Item = &Expr> {
+        self.parts().flat_map(|(function, _)| function.params.args.iter().chain(function.params.filter.as_deref()))
+    }
+
     /// Columns that the functions use.
     fn arguments(&self) -> HashSet<&Column> {
-        let exprs = self.parts().flat_map(|(function, _)| function.params.args.iter().chain(function.params.filter.as_deref()));
-        exprs.flat_map(Expr::column_refs).collect()
+        self.inputs().flat_map(Expr::column_refs).collect()
     }
 
     /// What an input of joins must be grouped by, if `above` are the conditions of these joins. Expressions over it that are grouped by are
@@ -278,6 +284,9 @@ impl Search<'_> {
     /// The first step over a plan, if that is worth it.
     fn here(&self, plan: &LogicalPlan, above: &[&Expr]) -> Option<(LogicalPlan, Vec<Expr>)> {
         let keys = self.resolved.keys(plan, above)?;
+        if !keys.iter().chain(self.resolved.inputs()).all(|expr| cannot_fail(expr, plan.schema())) {
+            return None;
+        }
         let estimate = Estimate::of(plan)?;
         if keys.is_empty() || estimate.rows < self.limits.rows_min || self.rows < self.limits.kept_min * estimate.rows {
             return None;

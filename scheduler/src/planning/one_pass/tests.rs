@@ -49,6 +49,9 @@ async fn same_rows_are_read_once() {
         ("SELECT (SELECT count(*) FROM t0 WHERE random() < 0.5) AS p, (SELECT count(*) FROM t0) AS q", 2, 2),
         ("SELECT (SELECT count(*) FROM t0 WHERE t0.a = t1.a) AS p, (SELECT max(b) FROM t0 WHERE t0.a = t1.a) AS q FROM t1", 3, 3),
         ("SELECT (SELECT count(*) FROM t0 WHERE a IN (SELECT b FROM t1)) AS p, (SELECT count(*) FROM t0) AS q", 3, 3),
+        // Computed for rows of the other part, too, it could fail.
+        ("SELECT (SELECT sum(10 / a) + avg(10 / a) FROM t0 WHERE a <> 0) AS p, (SELECT count(*) FROM t0 WHERE a = 0) AS q", 2, 2),
+        ("SELECT (SELECT sum(10 * a + 1) FROM t0 WHERE a <> 0) AS p, (SELECT count(*) FROM t0 WHERE a = 0) AS q", 2, 1),
         // Alone, different values are found by all tasks together.
         ("SELECT (SELECT count(DISTINCT a) FROM t0 WHERE b = 1) AS p, (SELECT count(DISTINCT a) FROM t0 WHERE b = 2) AS q", 2, 2),
     ] {

@@ -50,10 +50,11 @@ async fn rows_are_grouped_below_joins_that_keep_most() {
         // Some rows have no partner.
         (format!("SELECT town, sum(amount) {joined} AND street > 1 GROUP BY town"), false),
         (format!("SELECT town, sum(amount) {joined} AND c.customer IN (SELECT day FROM days) GROUP BY town"), false),
-        // What needs all rows at once, and what is different each time.
+        // What needs all rows at once, could fail for some of them, or is different each time.
         (format!("SELECT town, count(DISTINCT amount) {joined} GROUP BY town"), false),
         (format!("SELECT town, stddev(amount) {joined} GROUP BY town"), false),
         (format!("SELECT town, array_agg(amount ORDER BY s.day) {joined} GROUP BY town"), false),
+        (format!("SELECT town, sum(100 / amount) {joined} GROUP BY town"), false),
         (format!("SELECT town, sum(amount * random()) {joined} GROUP BY town"), false),
         // Nothing to join, or to sum.
         ("SELECT customer, sum(amount) FROM sales GROUP BY customer".to_owned(), false),
