@@ -185,6 +185,10 @@ fn keeps_all(given: &DataType, wanted: &DataType) -> bool {
         (given, wanted) if given == wanted => true,
         (given, DataType::Float64) => given.is_numeric(),
         (given, DataType::Int64) => given.is_signed_integer(),
+        // No whole number has more digits.
+        (given, DataType::Decimal128(digits, scale)) if given.is_integer() => {
+            i16::from(*digits) - i16::from(*scale) >= if *given == DataType::Int32 { 10 } else { 20 }
+        }
         (DataType::Decimal128(digits, scale), DataType::Decimal128(wanted, wanted_scale)) => {
             wanted_scale >= scale && i16::from(*wanted) - i16::from(*wanted_scale) >= i16::from(*digits) - i16::from(*scale)
         }
