@@ -88,6 +88,32 @@ pub(in crate::planning) fn context(with_rule: bool) -> SessionContext {
     SessionContext::new_with_state(if with_rule { with_join_order(builder) } else { builder }.build())
 }
 
+/// Rows of `a` and `b`, and how many are told to be there.
+pub(super) type ToldRows = (Vec<(Option<i64>, Option<i64>)>, usize);
+
+/// Few rows, with NULLs and keys that come again, of a table that may be told to be large.
+pub(super) fn told_rows() -> impl Strategy<Value = ToldRows> {
+    let key = || prop::option::weighted(0.85, 0i64..4);
+    (prop::collection::vec((key(), key()), 0..9), 1usize..1_000_000)
+}
+
+/// Tables `t0`, `t1` and so on.
+pub(super) fn told_tables(data: &[ToldRows]) -> SessionContext {
+    let context = context(true);
+    for (number, (rows, told)) in data.iter().enumerate() {
+        let rows: Vec<_> = rows.iter().map(|(a, b)| vec![*a, *b]).collect();
+        let table = table(&rows, Some(*told), &[("a", 0, *told as i64), ("b", 0, 1 + *told as i64 / 10)]);
+        register(&context, &format!("t{number}"), Arc::new(table));
+    }
+    context
+}
+
+/// DataFusion recurses over plans; a test's own thread has a small stack.
+pub(in crate::planning) fn on_deep_stack<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let threads = Builder::new_multi_thread().worker_threads(1).thread_stack_size(32 << 20).enable_all().build().unwrap();
+    threads.block_on(threads.spawn(work)).unwrap()
+}
+
 /// DataFusion's own rule for cross joins is wrong: it makes `=` of `IS NOT DISTINCT FROM`.
 fn without_orders() -> SessionContext {
     let mut rules = Optimizer::default().rules;
@@ -378,12 +404,8 @@ proptest! {
         }
         let sql = query.sql();
         let [with, without] = contexts;
-        // DataFusion recurses over plans; a test's own thread has a small stack.
-        let threads = Builder::new_multi_thread().worker_threads(1).thread_stack_size(32 << 20).enable_all().build().unwrap();
         let text = sql.clone();
-        let both = threads.spawn(async move { (rows(&with, &text).await, rows(&without, &text).await) });
-        let (found, expected) = threads.block_on(both).unwrap();
-        match (found, expected) {
+        match on_deep_stack(async move { (rows(&with, &text).await, rows(&without, &text).await) }) {
             (Ok(found), Ok(expected)) => prop_assert_eq!(found, expected, "{}", sql),
             // A few shapes of subqueries are not supported, with and without the rule.
             (found, Err(_)) => prop_assume!(found.is_err(), "{}", sql),

@@ -1,10 +1,9 @@
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
-use tokio::runtime::Builder;
 
 use super::*;
-use crate::planning::join_order::tests::{context, lines, register, table};
+use crate::planning::join_order::tests::{context, lines, on_deep_stack, register, table};
 
 async fn with_tables(data: &[Vec<(Option<i64>, Option<i64>)>]) -> SessionContext {
     let context = context(true);
@@ -125,10 +124,8 @@ proptest! {
         in_case in any::<bool>(),
     ) {
         let sql = sql(&values, &factors, in_case);
-        // DataFusion recurses over plans; a test's own thread has a small stack.
-        let threads = Builder::new_multi_thread().worker_threads(1).thread_stack_size(32 << 20).enable_all().build().unwrap();
         let text = sql.clone();
-        match threads.block_on(threads.spawn(async move { both(&with_tables(&data).await, &text).await })).unwrap() {
+        match on_deep_stack(async move { both(&with_tables(&data).await, &text).await }) {
             Ok([without, with]) => prop_assert_eq!(with, without, "{}", sql),
             Err(error) => prop_assert!(false, "{error}\n{sql}"),
         }

@@ -3,9 +3,8 @@ use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::{SessionContext, col};
 use proptest::prelude::*;
-use tokio::runtime::Builder;
 
-use super::super::tests::{Columns, context, lines, optimized, register, table};
+use super::super::tests::{Columns, context, lines, on_deep_stack, optimized, register, table, told_rows, told_tables};
 use super::*;
 
 /// Ten million sales to a thousand customers in ten towns.
@@ -162,23 +161,12 @@ proptest! {
 
     #[test]
     fn early_groups_give_the_same_rows(
-        data in prop::collection::vec(
-            (prop::collection::vec((prop::option::weighted(0.85, 0i64..4), prop::option::weighted(0.85, 0i64..4)), 0..9), 1usize..1_000_000),
-            3,
-        ),
+        data in prop::collection::vec(told_rows(), 3),
         query in queries(),
     ) {
-        let context = context(true);
-        for (number, (rows, told)) in data.iter().enumerate() {
-            let rows: Vec<_> = rows.iter().map(|(a, b)| vec![*a, *b]).collect();
-            let table = table(&rows, Some(*told), &[("a", 0, *told as i64), ("b", 0, 1 + *told as i64 / 10)]);
-            register(&context, &format!("t{number}"), Arc::new(table));
-        }
-        let sql = query.sql();
-        // DataFusion recurses over plans; a test's own thread has a small stack.
-        let threads = Builder::new_multi_thread().worker_threads(1).thread_stack_size(32 << 20).enable_all().build().unwrap();
+        let (context, sql) = (told_tables(&data), query.sql());
         let text = sql.clone();
-        match threads.block_on(threads.spawn(async move { both(&context, &text).await })).unwrap() {
+        match on_deep_stack(async move { both(&context, &text).await }) {
             Ok([without, with]) => prop_assert_eq!(with, without, "{}", sql),
             Err(error) => prop_assert!(false, "{error}\n{sql}"),
         }
