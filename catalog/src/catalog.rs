@@ -376,6 +376,8 @@ pub enum TableChange {
         database: String,
         /// New name; must be free.
         name: String,
+        /// New location, if that changes too.
+        location: Option<String>,
     },
     /// Replaces columns: those that were there keep their places, and take types that their statistics can be cast to.
     Columns(SchemaRef),
@@ -385,8 +387,13 @@ pub enum TableChange {
     Keys(Vec<PartitionKey>),
     /// Replaces the comment.
     Comment(Option<String>),
-    /// Replaces the location.
-    Location(String),
+    /// Replaces the location, and what the table holds there.
+    Location {
+        /// The new one.
+        location: String,
+        /// Partitions and files that come and go.
+        contents: Contents,
+    },
     /// Adds or replaces properties; `None` removes one.
     Properties(BTreeMap<String, Option<String>>),
     /// Replaces a view's query and columns.
@@ -477,6 +484,9 @@ pub type Residual<'a> = &'a (dyn Fn(Vec<Partition>) -> Result<Vec<Partition>> + 
 pub trait Catalog: std::fmt::Debug + Send + Sync {
     /// Grows with every change of any name, so that callers can cache lists of names.
     fn names_version(&self) -> u64;
+    /// A moment, in milliseconds since 1970: whatever was changed before it is seen by all who begin to read from now on. Changes carry the
+    /// time at which they began to be made, and may be many.
+    fn settled_ms(&self) -> i64;
 
     /// All databases, by name.
     async fn databases(&self) -> Result<Vec<Database>>;
@@ -491,6 +501,8 @@ pub trait Catalog: std::fmt::Debug + Send + Sync {
     async fn table(&self, database: &str, name: &str) -> Result<Option<Arc<TableMeta>>>;
     /// Makes a table. A table without keys gets its one partition at once. Errors: `AlreadyExists`, `NotFound` (database), `Invalid`.
     async fn create_table(&self, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>>;
+    /// Makes a table in the place of another one, in one change. Errors: as those of `drop_table` and `create_table`.
+    async fn replace_table(&self, replaced: &TableMeta, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>>;
     /// Changes a table. Files that a managed table loses are garbage. Errors: `Conflict` if `table.version` is no longer current;
     /// `AlreadyExists`, `NotFound`.
     async fn change_table(&self, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>>;

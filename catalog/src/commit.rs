@@ -91,6 +91,14 @@ pub enum Replaces {
         /// Partition id and URL.
         files: Vec<(i64, String)>,
     },
+    /// Partitions of the table whose rows those of the write were made of. `Conflict` if one of them has got or lost files since, which would
+    /// go with the others, or come back.
+    AsRead {
+        /// Version of the table that was read.
+        read_version: i64,
+        /// Which.
+        partitions: Box<Replaces>,
+    },
 }
 
 /// What a query changes in a table.

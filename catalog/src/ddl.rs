@@ -29,8 +29,8 @@ pub use parse::{key_type, parse};
 pub use pattern::Pattern;
 pub use statement::{
     Age, Alteration, Analyze, AnalyzeScope, Column, ColumnChange, Condition, Crawl, CreateDatabase, CreateMaterializedView, CreateTable,
-    CreateView, DatabaseName, DdlStatement, Key, Like, NewPartitionSpec, Noun, PartitionValue, PartitionValues, RefreshView, RepairMode,
-    TableName, Vacuum, ViewColumn,
+    CreateView, DatabaseName, DdlStatement, Key, KillQuery, Like, NewPartitionSpec, Noun, PartitionValue, PartitionValues, RefreshView,
+    RepairMode, TableName, Vacuum, ViewColumn,
 };
 pub use versions::{BAD_RECORDS_OF, CHANGES_SINCE_JOB, TIMESTAMP_AS_OF, VERSION_AS_OF, rewrite_versions};
 

@@ -3,7 +3,7 @@
 //! DataFusion asks for lists of names without waiting, so a statement starts by loading them; they are cached until any name changes.
 //! Tables are looked up in the store when they are used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -80,7 +80,8 @@ pub struct StatementCatalogs {
 impl StatementCatalogs {
     /// The catalog `hive`, with `names` loaded for this statement.
     pub fn new(catalog: Arc<dyn Catalog>, names: Arc<Names>, views: Arc<dyn ViewPlanner>) -> Self {
-        let hive = Hive { catalog, names, views, temporary: Arc::default(), current_database: String::new(), depth: 0 };
+        let (temporary, tables) = (Arc::default(), Arc::default());
+        let hive = Hive { catalog, names, views, temporary, current_database: String::new(), depth: 0, tables };
         Self { hive, mounted: BTreeMap::new(), databases: BTreeMap::new() }
     }
 
@@ -129,6 +130,9 @@ impl CatalogProviderList for StatementCatalogs {
     }
 }
 
+/// By database and name.
+type TablesByName = HashMap<(String, String), Arc<TableMeta>>;
+
 #[derive(Debug, Clone)]
 struct Hive {
     catalog: Arc<dyn Catalog>,
@@ -138,6 +142,19 @@ struct Hive {
     current_database: String,
     /// Views around the statement that is planned.
     depth: usize,
+    /// Those that the statement has asked for, views in it included: all see them as of one moment.
+    tables: Arc<Mutex<TablesByName>>,
+}
+
+impl Hive {
+    async fn table(&self, database: &str, name: &str) -> crate::Result<Option<Arc<TableMeta>>> {
+        let key = (database.to_owned(), name.to_lowercase());
+        if let Some(known) = self.tables.lock().get(&key) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(found) = self.catalog.table(&key.0, &key.1).await? else { return Ok(None) };
+        Ok(Some(Arc::clone(self.tables.lock().entry(key).or_insert(found))))
+    }
 }
 
 #[derive(Debug)]
@@ -231,12 +248,12 @@ impl SchemaProvider for HiveDatabase {
             let plan = self.plan(name, view, self.catalogs.clone()).await?;
             return Ok(Some(Arc::new(ViewTable::new(plan, Some(view.sql.clone())))));
         }
-        let catalog = &self.catalogs.hive.catalog;
-        let Some(meta) = catalog.table(&self.database, &name.to_lowercase()).await? else {
+        let hive = &self.catalogs.hive;
+        let Some(meta) = hive.table(&self.database, name).await? else {
             return Ok(None);
         };
         let Some(view) = meta.view.as_ref().filter(|_| meta.kind == TableKind::View) else {
-            return Ok(Some(Arc::new(HiveTable::new(Arc::clone(catalog), meta))));
+            return Ok(Some(Arc::new(HiveTable::of_now(Arc::clone(&hive.catalog), &meta))));
         };
         Ok(Some(match self.plan_view(&meta, view).await {
             Ok(plan) => Arc::new(ViewTable::new(plan, Some(view.sql.clone()))),

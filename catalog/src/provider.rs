@@ -100,6 +100,12 @@ impl HiveTable {
         Self { catalog, meta, moment: None, since: None, bad: None, schema, selected: Mutex::default(), is_cut: false }
     }
 
+    /// A table that `catalog` holds, as it is now, whatever becomes of it until it is scanned. A Delta table is of one version anyway.
+    pub(crate) fn of_now(catalog: Arc<dyn Catalog>, meta: &TableMeta) -> Self {
+        let as_of = meta.delta.is_none().then_some(meta.version);
+        Self::new(catalog, Arc::new(TableMeta { as_of, ..meta.clone() }))
+    }
+
     /// The table as it was; its columns are those of now. That there is such a version shows when it is scanned.
     pub fn at(&self, moment: Moment) -> Self {
         let (catalog, meta, schema) = (Arc::clone(&self.catalog), Arc::clone(&self.meta), Arc::clone(&self.schema));
@@ -244,6 +250,12 @@ impl HiveTable {
             false => selection.merged(self, 0..self.schema.fields().len()).ok(),
         };
         selection.statistics.get_or_init(|| merge().map(Arc::new)).clone()
+    }
+
+    /// Rows of the table, those that scans leave out included. Does not ask the catalog: `None` if nothing was asked yet, or if it does not
+    /// know.
+    pub fn known_rows(&self) -> Option<u64> {
+        self.selected.lock().last()?.totals.rows
     }
 
     /// Values of the keys at `columns`, each combination once, in the rows that a scan with these filters reads. `None` if the catalog does

@@ -23,7 +23,6 @@ use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::physical_expr::expressions;
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
@@ -34,9 +33,10 @@ use url::{Position, Url};
 use crate::analyzed::{add_analyzed, distinct_keys};
 use crate::buckets::Buckets;
 use windlass_engine::annotations::annotations;
-use windlass_engine::bounds::Bounds;
+use windlass_engine::bounds::may_satisfy;
 use windlass_engine::evolution::scanned_type;
 use windlass_engine::file_names::FileNames;
+use windlass_engine::footer::distinct::{self, Part, together};
 use windlass_engine::formats::can_be_cut;
 use windlass_engine::pinned;
 
@@ -202,8 +202,7 @@ pub(crate) fn prune_files(state: &dyn Session, schema: &SchemaRef, filters: &[Ex
     let keeps = || {
         let filter = unqualified(conjunction(filters.iter().cloned())?).ok()?;
         let filter = state.create_physical_expr(filter, &DFSchema::try_from(Arc::clone(schema)).ok()?).ok()?;
-        let predicate = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema)).build(filter)?;
-        predicate.prune(&Bounds { schema, statistics: files.iter().map(|file| &file.statistics).collect() }).ok()
+        may_satisfy(filter, schema, &files.iter().map(|file| &file.statistics).collect::<Vec<_>>())
     };
     // A filter that statistics cannot answer keeps everything; it is evaluated on the rows.
     match keeps() {
@@ -303,11 +302,24 @@ pub(crate) fn merged_statistics(table: &TableMeta, schema: &Schema, files: &[Sca
             column.max_value = std::mem::take(&mut column.max_value).to_inexact();
         }
     }
+    for (index, (column, field)) in merged.column_statistics.iter_mut().zip(table.schema.fields()).enumerate() {
+        let parts = files.iter().map(|file| part_of(&file.statistics, index));
+        column.distinct_count = together(parts, column, field.data_type());
+    }
     // Those of the files were guessed from bounds, which text does not help with.
     for (key, column) in merged.column_statistics.iter_mut().skip(table.schema.fields().len()).enumerate() {
         column.distinct_count = Precision::Inexact(distinct_keys(files.iter().map(|file| &file.values[key])));
     }
     Ok(merged)
+}
+
+/// What is known of the different values of a column in a file.
+fn part_of(file: &Statistics, column: usize) -> Part {
+    let column = &file.column_statistics[column];
+    let count = |count: &Precision<usize>| count.get_value().map(|count| *count as f64);
+    let rows = count(&file.num_rows).unwrap_or_default() - count(&column.null_count).unwrap_or_default();
+    let distinct = count(&column.distinct_count);
+    Part { rows, distinct, numbers: distinct.and_then(|_| distinct::numbers(column)) }
 }
 
 /// The file as readers must find it, see [`pinned`]. Statistics stay here: the file has been pruned with them, and they would travel with

@@ -23,7 +23,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -67,6 +67,8 @@ pub struct SqliteCatalog {
     writer: SqlitePool,
     readers: SqlitePool,
     names_version: Arc<AtomicU64>,
+    /// When the change that is being made was begun, in milliseconds since 1970; [`i64::MAX`] if there is none.
+    changing_since: Arc<AtomicI64>,
     /// By id and version: what is in here never changes.
     tables: Cache<(i64, i64), Arc<TableMeta>>,
     decoded: DecodedStatistics,
@@ -96,7 +98,9 @@ impl SqliteCatalog {
     }
 
     fn new(writer: SqlitePool, readers: SqlitePool) -> Self {
-        Self { writer, readers, names_version: Arc::default(), tables: Cache::new(TABLES_CACHED_MAX), decoded: DecodedStatistics::new() }
+        let changing_since = Arc::new(AtomicI64::new(i64::MAX));
+        let (tables, decoded) = (Cache::new(TABLES_CACHED_MAX), DecodedStatistics::new());
+        Self { writer, readers, names_version: Arc::default(), changing_since, tables, decoded }
     }
 
     /// Runs `work` in one transaction. It goes on if the caller goes away, so that a commit and `names_version` never part.
@@ -106,9 +110,12 @@ impl SqliteCatalog {
         W: for<'c> FnOnce(&'c mut SqliteConnection) -> WriteFuture<'c, T> + Send + 'static,
     {
         let writer = self.writer.clone();
-        let names_version = Arc::clone(&self.names_version);
+        let (names_version, changing_since) = (Arc::clone(&self.names_version), Arc::clone(&self.changing_since));
         let change = async move {
-            let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
+            let mut connection = writer.acquire().await.map_err(failed(action))?;
+            // Until just before the next change gets the connection.
+            let _changing = Changing::begin(changing_since);
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed(action))?;
             let result = work(&mut transaction).await?;
             transaction.commit().await.map_err(failed(action))?;
             if names == Names::Change {
@@ -118,6 +125,22 @@ impl SqliteCatalog {
         };
         let finished = tokio::spawn(change.in_current_span()).await;
         finished.map_err(|error| Error::Internal(format!("catalog task failed while it tried to {action}: {error}")))?
+    }
+}
+
+/// A change that is being made, of which there is one at a time.
+struct Changing(Arc<AtomicI64>);
+
+impl Changing {
+    fn begin(since: Arc<AtomicI64>) -> Self {
+        since.store(Utc::now().timestamp_millis(), Ordering::SeqCst);
+        Self(since)
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.store(i64::MAX, Ordering::SeqCst);
     }
 }
 
@@ -132,6 +155,12 @@ enum Names {
 impl Catalog for SqliteCatalog {
     fn names_version(&self) -> u64 {
         self.names_version.load(Ordering::Acquire)
+    }
+
+    fn settled_ms(&self) -> i64 {
+        // The clock first: a change that begins in between is of later.
+        let now = Utc::now().timestamp_millis();
+        now.min(self.changing_since.load(Ordering::SeqCst))
     }
 
     async fn databases(&self) -> Result<Vec<Database>> {
@@ -217,6 +246,17 @@ impl Catalog for SqliteCatalog {
         let cause = cause.clone();
         self.write("create a table", Names::Change, move |connection| {
             Box::pin(async move { tables::create(connection, table, contents, &cause).await })
+        })
+        .await
+    }
+
+    async fn replace_table(&self, replaced: &TableMeta, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
+        let (replaced, cause) = (replaced.clone(), cause.clone());
+        self.write("replace a table", Names::Change, move |connection| {
+            Box::pin(async move {
+                tables::forget(connection, &replaced, &cause).await?;
+                tables::create(connection, table, contents, &cause).await
+            })
         })
         .await
     }
@@ -366,8 +406,9 @@ impl Catalog for SqliteCatalog {
     async fn partitions(&self, table: &TableMeta, predicate: &KeyPredicate, limit: usize) -> Result<PartitionList> {
         // A transaction, so that the partitions and their number are of one moment.
         let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
-        let total = partitions::totals(&mut snapshot, table).await?.partitions;
-        let (partitions, truncated) = partitions::list(&mut snapshot, table, predicate, None, limit).await?;
+        let table = partitions::as_it_is(&mut snapshot, table).await?;
+        let total = partitions::totals(&mut snapshot, &table).await?.partitions;
+        let (partitions, truncated) = partitions::list(&mut snapshot, &table, predicate, None, limit).await?;
         Ok(PartitionList { partitions, total, truncated })
     }
 
@@ -379,15 +420,16 @@ impl Catalog for SqliteCatalog {
         limit: usize,
     ) -> Result<ScanContents> {
         let mut snapshot = self.readers.begin().await.map_err(failed("read partitions"))?;
-        let totals = partitions::totals(&mut snapshot, table).await?;
-        let (partitions, truncated) = partitions::list(&mut snapshot, table, predicate, residual, limit).await?;
+        let table = partitions::as_it_is(&mut snapshot, table).await?;
+        let totals = partitions::totals(&mut snapshot, &table).await?;
+        let (partitions, truncated) = partitions::list(&mut snapshot, &table, predicate, residual, limit).await?;
         let ids = partitions.iter().map(|partition| partition.id).collect::<Vec<_>>();
         let (files, analyzed) = match (truncated, table.as_of) {
             (true, _) => Default::default(),
             // What ANALYZE found is of the newest files.
-            (false, Some(_)) => (contents::files(&mut snapshot, &self.decoded, table, &ids).await?, Vec::new()),
+            (false, Some(_)) => (contents::files(&mut snapshot, &self.decoded, &table, &ids).await?, Vec::new()),
             (false, None) => {
-                (contents::files(&mut snapshot, &self.decoded, table, &ids).await?, analyzed::sample(&mut snapshot, table, &ids).await?)
+                (contents::files(&mut snapshot, &self.decoded, &table, &ids).await?, analyzed::sample(&mut snapshot, &table, &ids).await?)
             }
         };
         Ok(ScanContents { partitions, files, analyzed, totals, truncated })

@@ -29,6 +29,7 @@ use windlass_engine::Locations;
 
 use crate::error::{Error, Result};
 use crate::query::Queries;
+use crate::readers::Readers;
 
 /// Files that are taken from the list of garbage at one time.
 const FILES_AT_ONCE: usize = 10_000;
@@ -87,6 +88,7 @@ pub struct Collector {
     locations: Locations,
     warehouse: Url,
     queries: Arc<Queries>,
+    readers: Arc<Readers>,
     options: GarbageOptions,
     collecting: Mutex<()>,
 }
@@ -97,10 +99,10 @@ impl Collector {
         catalog: Arc<dyn Catalog>,
         runtime: Arc<RuntimeEnv>,
         (locations, warehouse): (Locations, Url),
-        queries: Arc<Queries>,
+        (queries, readers): (Arc<Queries>, Arc<Readers>),
         options: GarbageOptions,
     ) -> Self {
-        Self { catalog, runtime, locations, warehouse, queries, options, collecting: Mutex::default() }
+        Self { catalog, runtime, locations, warehouse, queries, readers, options, collecting: Mutex::default() }
     }
 
     /// Gives up all writes that were begun: those of a scheduler that runs no more. To be called before the first query.
@@ -163,9 +165,10 @@ impl Collector {
             Some(Age::Ago(ms)) => now.saturating_sub(ms),
             Some(Age::At(ms)) => ms,
         };
-        // A query reads what was there when it was planned.
-        let oldest = self.queries.running().into_iter().map(|(_, created_ms)| created_ms).min();
-        until.min(oldest.unwrap_or(now).saturating_sub(1))
+        // In this order, because a statement is a query before it ceases to be a reader.
+        let oldest = self.readers.oldest_ms();
+        let oldest = self.queries.running().into_iter().map(|(_, began_ms)| began_ms).fold(oldest, i64::min);
+        until.min(oldest.saturating_sub(1))
     }
 
     /// Deletes the files of writes that never were committed; returns how many such writes are settled.

@@ -7,7 +7,7 @@ use windlass_engine::Dialect;
 use super::ParseError;
 use super::cursor::Cursor;
 use super::parse::table_name;
-use super::statement::{Age, Crawl, DdlStatement, TableName, Vacuum};
+use super::statement::{Age, Crawl, DdlStatement, KillQuery, TableName, Vacuum};
 use crate::catalog::{KeyType, PartitionKey};
 use crate::keys::parse_value;
 
@@ -16,11 +16,16 @@ type Result<T> = std::result::Result<T, ParseError>;
 /// Units of an interval and their milliseconds.
 const UNITS: [(&str, i64); 5] = [("SECOND", 1_000), ("MINUTE", 60_000), ("HOUR", 3_600_000), ("DAY", 86_400_000), ("WEEK", 604_800_000)];
 
+/// The procedures that there are.
+const PROCEDURES: [&str; 5] = ["advance", "crawl", "kill_query", "new_files", "vacuum"];
+
 /// A call of a procedure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Call {
     /// `system.vacuum`
     Vacuum(Vacuum),
+    /// `system.kill_query`
+    KillQuery(KillQuery),
     /// A procedure that shows or changes names.
     Names(Box<DdlStatement>),
 }
@@ -43,11 +48,9 @@ fn call(c: &mut Cursor<'_>) -> Result<Call> {
         "system.vacuum" => vacuum(c).map(Call::Vacuum),
         "system.crawl" => crawl(c).map(|crawl| Call::Names(Box::new(DdlStatement::Crawl(crawl)))),
         "system.new_files" => new_files(c).map(|statement| Call::Names(Box::new(statement))),
+        "system.kill_query" | "system.runtime.kill_query" => kill_query(c).map(Call::KillQuery),
         "system.advance" => advance(c).map(|statement| Call::Names(Box::new(statement))),
-        _ => Err(c.invalid_at(
-            at,
-            format!("there is no procedure '{procedure}': CALL runs system.vacuum, system.crawl, system.new_files and system.advance"),
-        )),
+        _ => Err(c.invalid_at(at, format!("there is no procedure '{procedure}': CALL runs system.{}", PROCEDURES.join(", system.")))),
     }
 }
 
@@ -76,6 +79,18 @@ fn crawl(c: &mut Cursor<'_>) -> Result<Crawl> {
         Ok(())
     })?;
     Ok(crawl)
+}
+
+fn kill_query(c: &mut Cursor<'_>) -> Result<KillQuery> {
+    let mut kill = KillQuery { query_id: String::new(), message: String::new() };
+    arguments(c, "system.kill_query", &["query_id", "message"], &["query_id"], |c, name| {
+        match name {
+            "query_id" => kill.query_id = c.string("the id of a query in quotes")?,
+            _ => kill.message = c.string("a message in quotes")?,
+        }
+        Ok(())
+    })?;
+    Ok(kill)
 }
 
 fn new_files(c: &mut Cursor<'_>) -> Result<DdlStatement> {

@@ -62,7 +62,8 @@ impl fmt::Display for CreateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let external = if self.external { "EXTERNAL " } else { "" };
         let unless = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
-        write!(f, "CREATE {external}TABLE {unless}{}", quoted_table(&self.table))?;
+        let replace = if self.or_replace { "OR REPLACE " } else { "" };
+        write!(f, "CREATE {replace}{external}TABLE {unless}{}", quoted_table(&self.table))?;
         let column = |name: &str, data_type: &DataType, comment: Option<&String>| {
             format!("{} {}{}", quoted(name), type_name(data_type), comment_clause(comment))
         };

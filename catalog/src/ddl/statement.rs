@@ -201,6 +201,15 @@ pub struct Vacuum {
     pub dry_run: bool,
 }
 
+/// `CALL system.kill_query('id', message => 'why')`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KillQuery {
+    /// The query's id, as written.
+    pub query_id: String,
+    /// What whoever waits for it is told; may be empty.
+    pub message: String,
+}
+
 /// `CALL system.crawl('location', database => 'd', table_prefix => 'p_', dry_run => true)`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Crawl {
@@ -397,6 +406,8 @@ pub struct Key {
 pub struct CreateTable {
     /// Its name.
     pub table: TableName,
+    /// Whether a table of that name is replaced.
+    pub or_replace: bool,
     /// Whether its presence is fine.
     pub if_not_exists: bool,
     /// Whether `EXTERNAL` was said.
@@ -437,6 +448,7 @@ impl CreateTable {
     pub fn named(table: TableName) -> Self {
         Self {
             table,
+            or_replace: false,
             if_not_exists: false,
             external: false,
             columns: None,
@@ -459,6 +471,7 @@ impl CreateTable {
         let keys: Vec<_> = keys.filter(|_| is_declared).collect();
         Self {
             table: TableName::of(table),
+            or_replace: false,
             if_not_exists: false,
             external: table.kind == TableKind::External,
             columns: is_declared.then(|| table.schema.fields().iter().map(|field| Column::from_field(field)).collect()),

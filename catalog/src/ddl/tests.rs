@@ -509,6 +509,7 @@ proptest! {
         let layout = Layout { bucketed_by, buckets, sorted_by };
         let table = CreateTable {
             table: TableName { catalog: Some("hive".to_owned()), database: Some("d".to_owned()), name },
+            or_replace: comment.is_some(),
             if_not_exists: false,
             external: location.is_some(),
             columns: Some(types.into_iter().enumerate().map(|(i, (data_type, comment))| Column { name: format!("c {i}"), data_type, comment }).collect()),

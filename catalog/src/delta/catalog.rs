@@ -57,6 +57,10 @@ impl Catalog for DeltaCatalog {
         self.names.names_version()
     }
 
+    fn settled_ms(&self) -> i64 {
+        self.names.settled_ms()
+    }
+
     async fn databases(&self) -> Result<Vec<Database>> {
         self.names.databases().await
     }
@@ -89,6 +93,10 @@ impl Catalog for DeltaCatalog {
 
     async fn create_table(&self, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
         self.names.create_table(table, contents, cause).await
+    }
+
+    async fn replace_table(&self, replaced: &TableMeta, table: NewTable, contents: Contents, cause: &Cause) -> Result<Arc<TableMeta>> {
+        self.names.replace_table(replaced, table, contents, cause).await
     }
 
     async fn change_table(&self, table: &TableMeta, cause: &Cause, change: TableChange) -> Result<Arc<TableMeta>> {

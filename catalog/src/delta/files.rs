@@ -173,7 +173,7 @@ impl Files {
             };
             ColumnStatistics {
                 null_count: nulls,
-                min_value: bound(value(least)),
+                min_value: bound(value(least).map(rounded_down)),
                 max_value: bound(value(greatest).and_then(rounded_up)),
                 ..ColumnStatistics::new_unknown()
             }
@@ -192,8 +192,21 @@ fn scalar(array: &ArrayRef, row: usize) -> Option<ScalarValue> {
     if array.is_null(row) { None } else { ScalarValue::try_from_array(array, row).ok() }
 }
 
+/// How much a number may lack that was written with the digits of a `float`, before its column became a `double`.
+fn lacking(number: f64) -> f64 {
+    number.abs() * f64::from(f32::EPSILON) + f64::from(f32::MIN_POSITIVE)
+}
+
+fn rounded_down(value: ScalarValue) -> ScalarValue {
+    match value {
+        ScalarValue::Float64(Some(number)) => ScalarValue::Float64(Some(number - lacking(number))),
+        value => value,
+    }
+}
+
 fn rounded_up(value: ScalarValue) -> Option<ScalarValue> {
     Some(match value {
+        ScalarValue::Float64(Some(number)) => ScalarValue::Float64(Some(number + lacking(number))),
         ScalarValue::TimestampMicrosecond(Some(micros), zone) => {
             ScalarValue::TimestampMicrosecond(Some(micros.checked_add(CUT_OFF_MICROS)?), zone)
         }

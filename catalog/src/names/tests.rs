@@ -66,18 +66,26 @@ impl Warehouse {
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<String>> {
+        rows(&self.statement().await?, sql).await
+    }
+
+    /// What one statement sees.
+    async fn statement(&self) -> Result<SessionContext> {
         let names = self.names.load().await?;
         let table = MemTable::try_new(Arc::new(Schema::new(vec![Field::new("n", DataType::Int32, true)])), vec![vec![]])?;
         let (system, runtime) = (MemoryCatalogProvider::new(), MemorySchemaProvider::new());
         runtime.register_table("queries".to_owned(), Arc::new(table))?;
         system.register_schema("runtime", Arc::new(runtime))?;
         let catalogs = StatementCatalogs::new(Arc::clone(&self.catalog), names, Arc::new(Planner)).with_catalog("system", Arc::new(system));
-        let context = SessionContext::new_with_state(session(Arc::new(catalogs), DEFAULT_DATABASE));
-        let plan = prepare_scans(context.sql(sql).await?.create_physical_plan().await?, &context.runtime_env())?;
-        let batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
-        let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches)?.to_string();
-        Ok(text.lines().filter(|line| line.starts_with('|')).map(|line| line.replace(' ', "")).collect())
+        Ok(SessionContext::new_with_state(session(Arc::new(catalogs), DEFAULT_DATABASE)))
     }
+}
+
+async fn rows(context: &SessionContext, sql: &str) -> Result<Vec<String>> {
+    let plan = prepare_scans(context.sql(sql).await?.create_physical_plan().await?, &context.runtime_env())?;
+    let batches = datafusion::physical_plan::collect(plan, context.task_ctx()).await?;
+    let text = datafusion::arrow::util::pretty::pretty_format_batches(&batches)?.to_string();
+    Ok(text.lines().filter(|line| line.starts_with('|')).map(|line| line.replace(' ', "")).collect())
 }
 
 fn new_table(database: &str, name: &str, location: String, schema: SchemaRef, view: Option<ViewDefinition>) -> NewTable {
@@ -140,4 +148,22 @@ async fn broken_views_are_listed_and_say_what_is_wrong() {
     assert!(orphan.contains("hive.sales.gone"), "{orphan}");
     let columns = warehouse.rows("SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'default'").await;
     assert_eq!(columns.unwrap()[1..], ["|orphan|x|", "|ring|x|"]);
+}
+
+#[tokio::test]
+async fn a_statement_sees_each_table_as_of_one_moment() {
+    let warehouse = Warehouse::new().await;
+    warehouse.view("v", &["n"], "SELECT x AS n FROM t").await;
+    let statement = warehouse.statement().await.unwrap();
+    let count = |condition: &str| format!("SELECT count(x) AS n FROM sales.t WHERE {condition}");
+    assert_eq!(rows(&statement, &count("x = 1")).await.unwrap(), ["|n|", "|1|"]);
+
+    let table = warehouse.catalog.table("sales", "t").await.unwrap().unwrap();
+    let partition = warehouse.catalog.partitions(&table, &crate::KeyPredicate::All, 1).await.unwrap().partitions.remove(0);
+    let emptied = Contents { empty_partitions: vec![partition.id], ..Default::default() };
+    warehouse.catalog.change_table(&table, &"INSERT OVERWRITE".into(), TableChange::Contents(emptied)).await.unwrap();
+    for sql in [count("x < 9"), "SELECT count(n) AS n FROM v".to_owned()] {
+        assert_eq!(rows(&statement, &sql).await.unwrap(), ["|n|", "|1|"], "{sql}");
+        assert_eq!(warehouse.rows(&sql).await.unwrap(), ["|n|", "|0|"], "{sql}");
+    }
 }

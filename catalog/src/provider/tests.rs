@@ -179,6 +179,25 @@ async fn only_managed_tables_are_counted_without_reading() {
 }
 
 #[tokio::test]
+async fn files_tell_how_many_different_values_there_are() {
+    let (warehouse, files) = (Warehouse::new().await, Files::new());
+    let kinds = |rows: i32| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values((0..rows).map(|row| ["F", "O", "P"][(row * row % 7 % 3) as usize])))
+    };
+    for file in 0..2 {
+        files.write(&format!("{file}.parquet"), vec![("id", ints(file * 4000..(file + 1) * 4000)), ("kind", kinds(4000))]);
+    }
+    // Of so few rows nothing is told.
+    files.write("small.parquet", vec![("id", ints(8000..8100)), ("kind", kinds(100))]);
+    let meta = warehouse.create("orders", TableKind::Managed, &files, files.find(Layout::Keys(&[]), None).await.unwrap()).await;
+    let table = HiveTable::new(Arc::clone(&warehouse.catalog) as _, meta);
+    table.bytes(&warehouse.session.state(), &[], None).await.unwrap();
+    let found = table.known_statistics(&[]).unwrap();
+    let distinct: Vec<_> = found.column_statistics.iter().map(|column| column.distinct_count).collect();
+    assert_eq!((found.num_rows, distinct), (Precision::Exact(8100), vec![Precision::Absent, Precision::Inexact(3)]));
+}
+
+#[tokio::test]
 async fn a_guard_stops_scans_of_too_many_partitions() {
     let warehouse = Warehouse::with_options(|options| options.max_partitions_per_scan = 3).await;
     let _files = events(&warehouse, TableKind::External).await;

@@ -189,8 +189,12 @@ async fn replacement(connection: &mut SqliteConnection, table: &TableMeta, write
     let existing: HashMap<String, i64> = existing.into_iter().collect();
 
     let mut contents = Contents::default();
-    match write.replaces {
-        Replaces::Nothing => {}
+    let (replaces, read_version) = match write.replaces {
+        Replaces::AsRead { read_version, partitions } => (*partitions, Some(read_version)),
+        replaces => (replaces, None),
+    };
+    match replaces {
+        Replaces::Nothing | Replaces::AsRead { .. } => {}
         Replaces::TouchedPartitions => contents.empty_partitions = existing.values().copied().collect(),
         Replaces::Partitions(predicate) => replace_partitions(connection, table, &predicate, &existing, &mut contents).await?,
         Replaces::Table => replace_partitions(connection, table, &KeyPredicate::All, &existing, &mut contents).await?,
@@ -198,6 +202,9 @@ async fn replacement(connection: &mut SqliteConnection, table: &TableMeta, write
             check_unchanged(connection, table, read_version, &files).await?;
             contents.remove_files = files;
         }
+    }
+    if let Some(read_version) = read_version {
+        check_as_read(connection, table, read_version, &names, &contents).await?;
     }
     for (name, partition) in new {
         match existing.get(&name) {
@@ -240,6 +247,26 @@ async fn check_unchanged(connection: &mut SqliteConnection, table: &TableMeta, r
     match count(there) == files.len() as u64 && !more {
         true => Ok(()),
         false => Err(Error::Conflict { table: qualified(table) }),
+    }
+}
+
+/// Refuses to replace partitions that are not as they were read: others were added to, taken from, or dropped.
+async fn check_as_read(
+    connection: &mut SqliteConnection,
+    table: &TableMeta,
+    read_version: i64,
+    refilled: &[&str],
+    contents: &Contents,
+) -> Result<()> {
+    let ids: Vec<_> = contents.empty_partitions.iter().chain(&contents.remove_partitions).collect();
+    let changed = sqlx::query_scalar::<_, bool>(
+        "SELECT EXISTS (SELECT 1 FROM files WHERE partition_id IN (SELECT value FROM json_each(?1)) AND (added > ?2 OR removed > ?2))
+         OR EXISTS (SELECT 1 FROM partitions WHERE table_id = ?3 AND removed > ?2 AND name IN (SELECT value FROM json_each(?4)))",
+    );
+    let changed = changed.bind(to_json(&ids)?).bind(read_version).bind(table.id).bind(to_json(refilled)?);
+    match changed.fetch_one(connection).await.map_err(failed("look for conflicts"))? {
+        true => Err(Error::Conflict { table: qualified(table) }),
+        false => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Partitions as queries ask for them, now and at earlier versions.
 
+use std::borrow::Cow;
 use std::mem;
 
 use datafusion::common::ScalarValue;
@@ -15,6 +16,17 @@ use crate::predicate::KeyPredicate;
 
 /// Partitions whose keys are tested at once for what the store cannot be asked.
 const RESIDUAL_BATCH: usize = 8192;
+
+/// A table as of its newest version is the table as it is: its indexes and counters are of that one, and so is what ANALYZE found.
+pub(super) async fn as_it_is<'t>(connection: &mut SqliteConnection, table: &'t TableMeta) -> Result<Cow<'t, TableMeta>> {
+    let Some(wanted) = table.as_of else { return Ok(Cow::Borrowed(table)) };
+    let newest = sqlx::query_scalar::<_, i64>("SELECT version FROM tables WHERE id = ?1").bind(table.id);
+    let newest = newest.fetch_optional(connection).await.map_err(failed("look up a version"))?;
+    Ok(match newest == Some(wanted) {
+        true => Cow::Owned(TableMeta { as_of: None, ..table.clone() }),
+        false => Cow::Borrowed(table),
+    })
+}
 
 /// The counters of a table.
 pub(super) async fn totals(connection: &mut SqliteConnection, table: &TableMeta) -> Result<Totals> {

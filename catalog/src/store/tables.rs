@@ -72,8 +72,11 @@ pub(super) async fn change(
     let committed_ms = commits::next_moment(connection, table.id).await?;
     let mut changes = Changes::default();
     match change {
-        TableChange::Rename { database, name } => {
+        TableChange::Rename { database, name, location } => {
             check_database(connection, &database).await?;
+            if let Some(location) = location {
+                put_location(connection, table, &location).await?;
+            }
             let update = sqlx::query("UPDATE tables SET database = ?2, name = ?3 WHERE id = ?1").bind(table.id).bind(&database).bind(&name);
             let name = format!("{database}.{name}");
             update.execute(&mut *connection).await.map_err(taken(noun(table.kind), &name, action))?;
@@ -88,11 +91,9 @@ pub(super) async fn change(
         TableChange::Comment(comment) => {
             put(connection, "UPDATE tables SET comment = ?2 WHERE id = ?1", table.id, comment).await?;
         }
-        TableChange::Location(location) => {
-            put(connection, "UPDATE tables SET location = ?2 WHERE id = ?1", table.id, &location).await?;
-            if table.keys.is_empty() {
-                put(connection, "UPDATE partitions SET location = ?2 WHERE table_id = ?1", table.id, &location).await?;
-            }
+        TableChange::Location { location, contents } => {
+            put_location(connection, table, &location).await?;
+            changes = apply(connection, table, committed_ms, contents).await?;
         }
         TableChange::Properties(changes) => {
             let mut properties = table.properties.clone();
@@ -108,14 +109,25 @@ pub(super) async fn change(
             put_schema(connection, table.id, &schema).await?;
             put_view(connection, table.id, &view).await?;
         }
-        TableChange::Contents(contents) => {
-            let owns_files = table.kind.owns_files();
-            let target = Target { table_id: table.id, keys: &table.keys, version, committed_ms, owns_files };
-            changes = contents::apply(connection, &target, contents).await?;
-        }
+        TableChange::Contents(contents) => changes = apply(connection, table, committed_ms, contents).await?,
     }
     commits::record(connection, table.id, version, committed_ms, cause, changes).await?;
     reload(connection, table.id).await
+}
+
+/// Changes what a table holds, in the version after the one that is known.
+async fn apply(connection: &mut SqliteConnection, table: &TableMeta, committed_ms: i64, contents: Contents) -> Result<Changes> {
+    let (version, owns_files) = (table.version + 1, table.kind.owns_files());
+    contents::apply(connection, &Target { table_id: table.id, keys: &table.keys, version, committed_ms, owns_files }, contents).await
+}
+
+/// The one partition of a table without keys lies where the table does.
+async fn put_location(connection: &mut SqliteConnection, table: &TableMeta, location: &str) -> Result<()> {
+    put(connection, "UPDATE tables SET location = ?2 WHERE id = ?1", table.id, location).await?;
+    if table.keys.is_empty() {
+        put(connection, "UPDATE partitions SET location = ?2 WHERE table_id = ?1", table.id, location).await?;
+    }
+    Ok(())
 }
 
 /// Forgets a table, but not its history. Files that are ours are garbage.

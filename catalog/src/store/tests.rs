@@ -128,7 +128,7 @@ async fn tables_change_one_version_at_a_time() {
     assert_eq!((second.version, &second.properties), (2, &[("q".to_owned(), "2".to_owned())].into()));
 
     let names = catalog.names_version();
-    let rename = || TableChange::Rename { database: DEFAULT_DATABASE.to_owned(), name: "u".to_owned() };
+    let rename = || TableChange::Rename { database: DEFAULT_DATABASE.to_owned(), name: "u".to_owned(), location: None };
     assert!(matches!(catalog.change_table(&first, &"RENAME".into(), rename()).await, Err(Error::Conflict { .. })));
     assert_eq!(catalog.names_version(), names);
     let third = catalog.change_table(&second, &"RENAME".into(), rename()).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_table_without_keys_is_one_partition() {
     let table = catalog.create_table(new_table("t", vec![]), Contents::default(), &"CREATE TABLE".into()).await.unwrap();
     let partitions = all(&catalog, &table).await;
     assert_eq!((partitions.len(), partitions[0].location.as_str()), (1, "file:///data/t/"));
-    let moved = TableChange::Location("file:///elsewhere/".to_owned());
+    let moved = TableChange::Location { location: "file:///elsewhere/".to_owned(), contents: Contents::default() };
     let table = catalog.change_table(&table, &"SET LOCATION".into(), moved).await.unwrap();
     assert_eq!(all(&catalog, &table).await[0].location, "file:///elsewhere/");
 }
@@ -438,6 +438,33 @@ fn predicate() -> impl Strategy<Value = KeyPredicate> {
             items.prop_map(KeyPredicate::or),
         ]
     })
+}
+
+#[tokio::test]
+async fn what_a_long_change_carries_is_not_settled_before_it_is_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let catalog = SqliteCatalog::open(&directory.path().join("catalog.db")).await.unwrap();
+    let (begun, (end, ended)) = (Arc::new(tokio::sync::Notify::new()), tokio::sync::oneshot::channel::<()>());
+    let changing = {
+        let (catalog, begun) = (catalog.clone(), Arc::clone(&begun));
+        tokio::spawn(async move {
+            let change = catalog.write("wait", Names::Stay, move |_| {
+                Box::pin(async move {
+                    let carried = Utc::now().timestamp_millis();
+                    begun.notify_one();
+                    ended.await.unwrap();
+                    Ok(carried)
+                })
+            });
+            change.await.unwrap()
+        })
+    };
+    begun.notified().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let meanwhile = catalog.settled_ms();
+    end.send(()).unwrap();
+    assert!(meanwhile <= changing.await.unwrap());
+    assert!(catalog.settled_ms() >= meanwhile + 5);
 }
 
 proptest! {

@@ -16,6 +16,7 @@ use windlass_engine::evolution::reads;
 use windlass_engine::formats::{FileFormat, Storage};
 use windlass_engine::write::WriteFormat;
 
+use super::new_table::is_place_of;
 use super::show::check_noun;
 use super::{Names, Outcome, absent, already_exists, full_name, not_found, skipped};
 use crate::error::{Error, Result};
@@ -58,12 +59,13 @@ impl Names<'_> {
     pub(super) async fn create_table(&self, create: &CreateTable) -> Result<Outcome> {
         let (database, name) = self.qualify(&create.table)?;
         let parent = self.database(&DatabaseName { catalog: None, name: database.clone() }).await?;
-        if self.catalog().table(&database, &name).await?.is_some() {
-            return if create.if_not_exists {
-                Ok(skipped("table", &create.table))
-            } else {
-                Err(already_exists("table", format!("{database}.{name}")))
-            };
+        let replaced = self.catalog().table(&database, &name).await?;
+        if let Some(existing) = &replaced {
+            match (create.if_not_exists, create.or_replace) {
+                (true, _) => return Ok(skipped("table", &create.table)),
+                (false, false) => return Err(already_exists("table", format!("{database}.{name}"))),
+                (false, true) => check_noun(existing, Noun::Table)?,
+            }
         }
         let create = &self.spelled_out(create).await?;
         let kind = if create.external || create.location.is_some() { TableKind::External } else { TableKind::Managed };
@@ -72,6 +74,7 @@ impl Names<'_> {
             None => self.default_location(&parent, &name)?,
         };
         match kind {
+            TableKind::Managed if replaced.as_deref().is_some_and(|replaced| is_place_of(&location, replaced)) => {}
             TableKind::Managed => self.check_empty(&location).await?,
             _ => self.check_directory(&location).await?,
         }
@@ -90,6 +93,10 @@ impl Names<'_> {
             storage,
             view: None,
         };
+        if let Some(replaced) = replaced {
+            self.catalog().replace_table(&replaced, table, contents, &self.by.doing("CREATE OR REPLACE TABLE")).await?;
+            return Ok(Outcome::Done(None));
+        }
         match self.catalog().create_table(table, contents, &self.by.doing("CREATE TABLE")).await {
             Err(CatalogError::AlreadyExists { .. }) if create.if_not_exists => Ok(skipped("table", &create.table)),
             done => done.map(|_| Outcome::Done(None)).map_err(Error::from),
@@ -235,7 +242,7 @@ impl Names<'_> {
     }
 
     /// The directory of a managed table follows its name while it is empty; later it stays, because files do not move in one step.
-    async fn rename(&self, mut table: Arc<TableMeta>, new_name: &TableName) -> Result<()> {
+    async fn rename(&self, table: Arc<TableMeta>, new_name: &TableName) -> Result<()> {
         super::own_catalog(new_name.catalog.as_deref())?;
         let database = new_name.database.clone().unwrap_or_else(|| table.database.clone());
         let parent = self.database(&DatabaseName { catalog: None, name: database.clone() }).await?;
@@ -246,31 +253,31 @@ impl Names<'_> {
             // A view that stands on this one may wait for a table of the new name.
             self.check_acyclic(view, (&database, &new_name.name)).await?;
         }
+        let mut location = None;
         if table.kind == TableKind::Managed && self.catalog().totals(&table).await?.files == 0 {
-            let location = self.default_location(&parent, &new_name.name)?;
-            self.check_empty(&location).await?;
-            table = self.change(&table, "RENAME TO", TableChange::Location(location.into())).await?;
+            let new = self.default_location(&parent, &new_name.name)?;
+            self.check_empty(&new).await?;
+            location = Some(new.into());
         }
-        self.change(&table, "RENAME TO", TableChange::Rename { database, name: new_name.name.clone() }).await?;
+        self.change(&table, "RENAME TO", TableChange::Rename { database, name: new_name.name.clone(), location }).await?;
         Ok(())
     }
 
     /// Partitions keep the locations they have, as in Hive; a table without keys takes the files of its new location.
-    async fn set_location(&self, mut table: Arc<TableMeta>, text: &str) -> Result<()> {
+    async fn set_location(&self, table: Arc<TableMeta>, text: &str) -> Result<()> {
         if table.kind == TableKind::Managed {
             return Err(Error::invalid(format!("table '{}' is managed: its location cannot be changed", full_name(&table))));
         }
         let location = self.location(text)?;
         self.check_directory(&location).await?;
+        let mut contents = Contents::default();
         if table.keys.is_empty() {
-            // The directory is read first, so that a file that does not fit leaves the table as it was.
             let new = self.read_partition(&table, Vec::new(), location.clone()).await?;
             let old = self.catalog().partitions(&table, &KeyPredicate::All, 1).await?.partitions;
             let remove_partitions = old.iter().map(|partition| partition.id).collect();
-            let contents = Contents { remove_partitions, add_partitions: vec![new], ..Contents::default() };
-            table = self.change(&table, "SET LOCATION", TableChange::Contents(contents)).await?;
+            contents = Contents { remove_partitions, add_partitions: vec![new], ..Contents::default() };
         }
-        self.change(&table, "SET LOCATION", TableChange::Location(location.into())).await?;
+        self.change(&table, "SET LOCATION", TableChange::Location { location: location.into(), contents }).await?;
         Ok(())
     }
 

@@ -8,10 +8,11 @@ use url::Url;
 use windlass_catalog::catalog::{NewTable, PartitionKey, TableKind, TableMeta, ViewDefinition};
 use windlass_catalog::commit::Cause;
 use windlass_catalog::ddl::types::type_name;
-use windlass_catalog::ddl::{CreateTable, DatabaseName, key_type};
+use windlass_catalog::ddl::{CreateTable, DatabaseName, Noun, TableName, key_type};
 use windlass_catalog::names::TemporaryViews;
 use windlass_engine::write::WriteFormat;
 
+use super::show::check_noun;
 use super::{DdlExecutor, Names, ViewPlanner, already_exists, not_allowed};
 use crate::error::{Error, Result};
 
@@ -46,7 +47,7 @@ impl DdlExecutor {
             Some(text) => (TableKind::External, self.check_location(text)?),
             None => (TableKind::Managed, names.default_location(&parent, &name)?),
         };
-        if replaced.is_none() {
+        if !replaced.is_some_and(|replaced| is_place_of(&location, replaced)) {
             names.check_empty(&location).await?;
         }
         if let Some(twice) = (1..columns.len()).find(|place| columns[..*place].iter().any(|before| before.name() == columns[*place].name()))
@@ -90,10 +91,25 @@ impl DdlExecutor {
         }))
     }
 
+    /// The table whose place a new one takes, if there is one. Errors: `Invalid` for a view.
+    pub(crate) async fn replaced(&self, name: &TableName, current_database: &str) -> Result<Option<Arc<TableMeta>>> {
+        let (by, planner) = (Cause::default(), NoViews);
+        let names = Names { executor: self, current_database, by: &by, planner: &planner };
+        let (database, name) = names.qualify(name)?;
+        let replaced = names.catalog().table(&database, &name).await?;
+        replaced.iter().try_for_each(|table| check_noun(table, Noun::Table))?;
+        Ok(replaced)
+    }
+
     /// The directory URL of a location that a user wrote. Errors: `Denied` outside of the allowed locations.
     pub(crate) fn check_location(&self, text: &str) -> Result<Url> {
         self.locations.check(text).map_err(not_allowed)
     }
+}
+
+/// Whether all that lies in a place is a table's, and garbage without it.
+pub(super) fn is_place_of(location: &Url, table: &TableMeta) -> bool {
+    table.kind != TableKind::External && table.location == location.as_str()
 }
 
 /// A table that is made of rows has no views to plan.

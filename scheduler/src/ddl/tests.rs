@@ -239,6 +239,7 @@ async fn managed_tables_hold_what_was_committed_to_them() {
         location(f.rows("DESCRIBE EXTENDED sales.u").await).as_deref(),
         Some("location|file://LAKE/warehouse/sales.db/u/|NULL|NULL")
     );
+    assert!(f.rows("DESCRIBE EXTENDED sales.u").await.contains(&"version|2|NULL|NULL".to_owned()), "its name and its place are one change");
     f.run("ALTER TABLE sales.u ADD COLUMNS (c string)").await;
     assert_eq!(f.error("ALTER TABLE sales.u ADD COLUMNS (A int)").await.kind(), Kind::AlreadyExists);
     f.run("ALTER TABLE sales.u SET TBLPROPERTIES ('k' = 'w', 'l' = 'x')").await;
@@ -269,7 +270,7 @@ async fn a_new_location_brings_its_files() {
     f.run("CREATE EXTERNAL TABLE t LOCATION 'LAKE/old'").await;
     f.run("ALTER TABLE t SET LOCATION 'LAKE/new'").await;
     let extended = f.rows("DESCRIBE EXTENDED t").await;
-    for fact in ["location|file://LAKE/new/|NULL|NULL", "files|1|NULL|NULL", "rows|2|NULL|NULL"] {
+    for fact in ["location|file://LAKE/new/|NULL|NULL", "files|1|NULL|NULL", "rows|2|NULL|NULL", "version|2|NULL|NULL"] {
         assert!(extended.iter().any(|row| row == fact), "{fact} is not in {extended:?}");
     }
     assert_eq!(f.rows("MSCK REPAIR TABLE t").await, ["0|0|0|0"]);
@@ -422,4 +423,20 @@ async fn what_is_shown_makes_the_same_again() {
         assert_eq!(f.rows(&format!("SHOW CREATE {noun} {name}")).await, shown, "{made}");
         assert_eq!(f.rows(&format!("DESCRIBE {name}")).await, described, "{made}");
     }
+}
+
+#[tokio::test]
+async fn a_table_takes_the_place_of_another() {
+    let f = Fixture::new().await;
+    f.run("CREATE OR REPLACE TABLE t (a BIGINT)").await;
+    f.run("CREATE OR REPLACE TABLE t (b STRING, c INT) COMMENT 'new'").await;
+    assert_eq!(f.names("DESCRIBE t").await, ["b", "c"]);
+    f.write("files/part-0.parquet", &[1, 2]);
+    f.run("CREATE OR REPLACE TABLE t STORED AS PARQUET LOCATION 'LAKE/files'").await;
+    assert_eq!(f.names("DESCRIBE t").await, ["a"]);
+    f.run("CREATE OR REPLACE TABLE t (d INT)").await;
+    assert_eq!((f.names("DESCRIBE t").await, exists(f.path("files/part-0.parquet"))), (vec!["d".to_owned()], true));
+    f.run("CREATE VIEW v AS SELECT 1 AS x").await;
+    assert!(f.error("CREATE OR REPLACE TABLE v (a INT)").await.to_string().contains("is a view"));
+    assert_eq!(f.names("DESCRIBE v").await, ["x"]);
 }

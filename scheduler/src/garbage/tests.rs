@@ -163,6 +163,7 @@ async fn a_write_of_a_query_that_ended_is_undone() {
         schema: Arc::new(Schema::empty()),
         engine: "catalog",
         updates: true,
+        began_ms: Utc::now().timestamp_millis(),
     };
     let (id, (end, ended)) = (head.id.to_string(), oneshot::channel::<()>());
     let queries = Arc::clone(&collector.queries);
@@ -194,6 +195,21 @@ async fn a_write_of_a_query_that_ended_is_undone() {
     // A task may still write, so that they are not forgotten yet.
     let given_up = collector.catalog.ended_writes().await.unwrap().into_iter().filter(|write| !write.committed).count();
     assert_eq!((collected.files, collected.writes, given_up), (1, 0, 2));
+}
+
+#[tokio::test]
+async fn files_stay_while_a_statement_that_may_read_them_is_planned() {
+    let bench = lake().await;
+    let collector = bench.collector();
+    bench.overwrite("q1", 3).await;
+    let (reader, later) = (collector.readers.begin(), collector.readers.begin());
+    bench.overwrite("q2", 3).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let collect = || collector.collect(None, Some(Age::Ago(0)), false);
+    drop(later);
+    assert_eq!((collect().await.unwrap().files, bench.has("q1")), (0, true));
+    drop(reader);
+    assert_eq!((collect().await.unwrap().files, bench.has("q1")), (1, false));
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, ScalarValue};
+use datafusion::datasource::source_as_provider;
 use datafusion::functions::core::expr_fn::nullif;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
@@ -16,6 +18,7 @@ use windlass_catalog::catalog::{CATALOG, NewTable, TableKind, TableMeta};
 use windlass_catalog::ddl::types::type_name;
 use windlass_catalog::ddl::{CreateTable, PartitionValue, TableName};
 use windlass_catalog::delta::check_changeable;
+use windlass_catalog::provider::HiveTable;
 use windlass_catalog::{Catalog, Comparison, KeyPredicate, Refresh, Replaces, keys};
 use windlass_engine::evolution::{plain_type, scanned_type};
 use windlass_engine::formats::FileFormat;
@@ -148,6 +151,10 @@ impl Writes<'_> {
                 if value.is_null() { KeyPredicate::IsNull(key) } else { KeyPredicate::Compare(key, Comparison::Equal, value.clone()) }
             }))),
         };
+        let replaces = match version_read(&rows, table.id)? {
+            Some(read_version) if insert.overwrite => Replaces::AsRead { read_version, partitions: Box::new(replaces) },
+            _ => replaces,
+        };
         let spec = table_spec(Files::of(&table), exchange);
         let operation = if insert.overwrite { "INSERT OVERWRITE" } else { "INSERT" };
         Ok((write(rows, values, spec)?, WritePlan { target: Target::Table(table), operation, replaces, counted: Counted::Rows }))
@@ -158,7 +165,8 @@ impl Writes<'_> {
         let columns = rows.schema().fields().iter().map(|field| table_column(field)).collect::<Result<Vec<_>>>()?;
         let plan = |target| WritePlan { target, operation: "CREATE TABLE AS", replaces: Replaces::Nothing, counted: Counted::Rows };
         let names: Vec<_> = columns.iter().map(|column| column.name().clone()).collect();
-        let Some(table) = self.ddl.new_table(create, columns, &self.database(), None).await? else {
+        let replaced = if create.or_replace { self.ddl.replaced(&create.table, &self.database()).await? } else { None };
+        let Some(table) = self.ddl.new_table(create, columns, &self.database(), replaced.as_deref()).await? else {
             // Nothing is written to it.
             return Ok((nothing("file:///")?, plan(Target::Nowhere)));
         };
@@ -170,7 +178,7 @@ impl Writes<'_> {
         };
         let values = fields.iter().map(value).collect::<Result<Vec<_>>>()?;
         let spec = table_spec(Files::of_new(&table), true);
-        Ok((write(rows, values, spec)?, plan(Target::NewTable { table: Box::new(table), replaced: None, refresh: None })))
+        Ok((write(rows, values, spec)?, plan(Target::NewTable { table: Box::new(table), replaced, refresh: None })))
     }
 
     async fn copy(&self, copy: &Copy) -> Result<(LogicalPlan, WritePlan)> {
@@ -320,6 +328,23 @@ pub(super) fn table_spec(files: Files<'_>, exchange: bool) -> WriteSpec {
             .collect(),
         ..WriteSpec::default()
     }
+}
+
+/// The version in which a plan reads a table as it is; the first, if it reads several.
+fn version_read(plan: &LogicalPlan, table_id: i64) -> Result<Option<i64>> {
+    let mut found = None;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Some(table) = source_as_provider(&scan.source)?.downcast_ref::<HiveTable>()
+            && table.meta().id == table_id
+            && table.is_current()
+        {
+            let version = table.meta().version;
+            found = Some(found.map_or(version, |found: i64| found.min(version)));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }
 
 /// A table's name for messages.

@@ -35,11 +35,8 @@ pub(super) fn create(c: &mut Cursor<'_>) -> Result<DdlStatement> {
     }
     let external = c.eat("EXTERNAL");
     if c.is("TABLE") {
-        if or_replace {
-            return Err(c.unsupported("CREATE OR REPLACE TABLE is not supported: use DROP TABLE IF EXISTS first"));
-        }
         c.expect("TABLE")?;
-        return create_table(c, external).map(DdlStatement::CreateTable);
+        return create_table(c, or_replace, external).map(DdlStatement::CreateTable);
     }
     if !or_replace && !external && c.eat_any(&["DATABASE", "SCHEMA"]) {
         return create_database(c).map(DdlStatement::CreateDatabase);
@@ -131,9 +128,12 @@ enum KeyClause {
     Named(String),
 }
 
-fn create_table(c: &mut Cursor<'_>, external: bool) -> Result<CreateTable> {
+fn create_table(c: &mut Cursor<'_>, or_replace: bool, external: bool) -> Result<CreateTable> {
+    if or_replace && c.is("IF NOT EXISTS") {
+        return Err(c.invalid("a table that exists is replaced or left as it is: say OR REPLACE or IF NOT EXISTS".to_owned()));
+    }
     let if_not_exists = c.eat("IF NOT EXISTS");
-    let mut table = CreateTable { if_not_exists, external, ..CreateTable::named(table_name(c)?) };
+    let mut table = CreateTable { or_replace, if_not_exists, external, ..CreateTable::named(table_name(c)?) };
     if c.eat("LIKE") {
         table.like.push(Like { table: table_name(c)?, after: 0, whole: true });
     } else if matches!(c.nth(0), Token::LParen) {

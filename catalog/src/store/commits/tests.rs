@@ -199,6 +199,31 @@ async fn overwrites_replace_what_is_there_by_then() {
     assert!(matches!(state(Replaces::Nothing, vec![written(1, "x")], "q10").await, Err(Error::NotFound { .. })));
 }
 
+#[tokio::test]
+async fn overwrites_of_what_they_read_lose_no_rows_of_others() {
+    let catalog = SqliteCatalog::in_memory().await.unwrap();
+    let table = keyed(&catalog).await;
+    let filled = (0..4).map(|n| written(n, &format!("a{n}"))).collect();
+    let read = commit(&catalog, &table, write("q0", Replaces::Nothing, filled)).await.unwrap().version;
+    let overwrite = |id: &'static str, replaces, n| {
+        let (catalog, table) = (&catalog, &table);
+        let replaces = Replaces::AsRead { read_version: read, partitions: Box::new(replaces) };
+        async move { commit(catalog, table, write(id, replaces, vec![written(n, id)])).await }
+    };
+    commit(&catalog, &table, write("q1", Replaces::Nothing, vec![written(1, "b1")])).await.unwrap();
+    commit(&catalog, &table, write("q2", Replaces::Partitions(is(2)), vec![])).await.unwrap();
+    let kinds = |n| [Replaces::TouchedPartitions, Replaces::Partitions(is(n)), Replaces::Table];
+    for (id, (n, replaces)) in [1, 2].into_iter().flat_map(|n| kinds(n).map(|replaces| (n, replaces))).enumerate() {
+        let id: &str = Box::leak(format!("stale{id}").into_boxed_str());
+        assert!(matches!(overwrite(id, replaces.clone(), n).await, Err(Error::Conflict { .. })), "{n} {replaces:?}");
+    }
+    // What others did elsewhere is nothing to it.
+    overwrite("c3", Replaces::Partitions(is(3)), 3).await.unwrap();
+    let now = overwrite("c0", Replaces::TouchedPartitions, 0).await.unwrap();
+    let expect = [(0, "c0"), (1, "a1"), (1, "b1"), (3, "c3")];
+    assert_eq!(urls(&catalog, &now).await, expect.map(|(n, url)| (n, url.to_owned())));
+}
+
 fn by_key(partition: Partition) -> (i32, i64) {
     let ScalarValue::Int32(Some(n)) = partition.values[0] else { panic!("{partition:?}") };
     (n, partition.id)
