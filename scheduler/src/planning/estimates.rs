@@ -41,7 +41,7 @@ pub(super) enum Key {
 pub(super) struct ColumnEstimate {
     /// Different values in `rows`, at most.
     pub(super) distinct: f64,
-    /// Whether `distinct` was counted; otherwise it may be too many.
+    /// Whether `distinct` was counted, or files tell it; otherwise it may be too many.
     pub(super) is_counted: bool,
     /// Rows before filters on other columns.
     pub(super) rows: f64,
@@ -89,7 +89,7 @@ impl ColumnEstimate {
         self.is_counted || self.is_discrete && self.range.is_some()
     }
 
-    /// Of a column of a table. Distinct values are used where they were counted; else numbers from the least to the greatest bound them.
+    /// Of a column of a table. Distinct values are used where they are known; else numbers from the least to the greatest bound them.
     fn of_table(data_type: &DataType, statistics: &ColumnStatistics, rows: f64) -> Self {
         let mut column = Self::unknown(data_type, rows);
         if let (Some(bytes), None) = (statistics.byte_size.get_value(), data_type.primitive_width()) {
@@ -172,6 +172,15 @@ impl Estimate {
         let columns = schema.fields().iter().zip(&statistics.column_statistics);
         let columns: Vec<_> = columns.map(|(field, column)| ColumnEstimate::of_table(field.data_type(), column, rows)).collect();
         (columns.len() == schema.fields().len()).then_some(Self { rows, columns })
+    }
+
+    /// Of a part of a table of `rows` rows: what may be a key has values that others refer to in the other parts, too.
+    pub(super) fn of_part(mut self, rows: f64) -> Self {
+        for column in self.columns.iter_mut().filter(|column| column.key != Key::No && !column.is_counted && column.rows < rows) {
+            column.distinct = column.numbers().map_or(column.distinct, |numbers| numbers.min(rows).max(column.distinct));
+            column.rows = rows;
+        }
+        self
     }
 
     /// Bytes of a row.

@@ -138,7 +138,12 @@ impl<'a> Selectivity<'a> {
         match expr {
             Expr::Column(column) => (self.columns)(column).map_or(TEXT_EQUALS, equals),
             _ if is_constant(expr) => 1.0,
-            _ => TEXT_EQUALS,
+            // It has no more values than its columns have together.
+            _ => {
+                let known = |column: &Column| (self.columns)(column).filter(|column| column.is_known()).map(|column| column.distinct);
+                let values = expr.column_refs().into_iter().map(known).product::<Option<f64>>();
+                values.map_or(TEXT_EQUALS, |values| TEXT_EQUALS.max(1.0 / values))
+            }
         }
     }
 
@@ -156,7 +161,9 @@ impl<'a> Selectivity<'a> {
             }
             _ => false,
         };
-        let share = if begins { TEXT_BEGINS } else { TEXT_CONTAINS };
+        let guess = if begins { TEXT_BEGINS } else { TEXT_CONTAINS };
+        // Of one value at least.
+        let share = guess.max(self.equals(&like.expr));
         if like.negated { 1.0 - share } else { share }
     }
 }

@@ -74,11 +74,16 @@ fn of_expr(input: &Estimate, schema: &DFSchema, expr: &Expr, data_type: &DataTyp
 /// Filters of a scan are not counted: a table of ours has been pruned with them, and those that it cannot answer alone stand above it too.
 fn of_scan(scan: &TableScan) -> Option<Estimate> {
     let provider = source_as_provider(&scan.source).ok()?;
-    let statistics = match provider.downcast_ref::<HiveTable>() {
+    let table = provider.downcast_ref::<HiveTable>();
+    let statistics = match table {
         Some(table) => table.known_statistics(&unnormalize_cols(scan.filters.iter().cloned())),
         None => provider.statistics().map(Arc::new),
     }?;
     let estimate = Estimate::of_statistics(&scan.source.schema(), &statistics)?;
+    let estimate = match table.and_then(HiveTable::known_rows) {
+        Some(rows) => estimate.of_part(rows as f64),
+        None => estimate,
+    };
     let estimate = match &scan.projection {
         Some(projection) => estimate.projected(projection)?,
         None => estimate,

@@ -79,3 +79,14 @@ fn a_join_of_which_nothing_is_known_has_the_rows_of_the_larger_table() {
     assert_eq!(rows(&[unknown(1e5)], &[unknown(1e5)], None, JoinType::Inner), 1e5);
     assert_eq!(rows(&[unknown(1e6)], &[unknown(5e5)], None, JoinType::Inner), 1e6);
 }
+
+#[test]
+fn rows_may_refer_to_parts_of_a_table_that_are_left_out() {
+    let orders = table(&[ColumnEstimate { key: Key::Perhaps, ..numbers(6000.0, 200.0) }]);
+    let lines = table(&[numbers(6000.0, 6001.0)]);
+    let rows = |orders: &Estimate| {
+        let keys = [(orders.columns[0].clone(), lines.columns[0].clone())];
+        joined(orders, &lines, &keys, None, JoinType::Inner).rows
+    };
+    assert_eq!((rows(&orders), rows(&orders.clone().of_part(1500.0))), (6001.0, 200.0 * 6001.0 / 1500.0));
+}

@@ -13,10 +13,12 @@ fn share(expr: Expr) -> f64 {
     };
     let text = ColumnEstimate::unknown(&DataType::Utf8, 1000.0);
     let counted = ColumnEstimate { distinct: 500.0, is_counted: true, ..text.clone() };
+    let flag = ColumnEstimate { distinct: 2.0, is_counted: true, ..text.clone() };
     let known = |column: &Column| match column.name.as_str() {
         "number" => Some(&number),
         "text" => Some(&text),
         "counted" => Some(&counted),
+        "flag" => Some(&flag),
         _ => None,
     };
     Selectivity::new(&known).of_all(&split_conjunction(&expr))
@@ -41,6 +43,10 @@ fn shares_follow_bounds_and_counts() {
     near(col("text").eq(lit("x")), TEXT_EQUALS);
     near(col("text").like(lit("x%")), TEXT_BEGINS);
     near(col("text").not_like(lit("%x%")), 1.0 - TEXT_CONTAINS);
+    near(col("flag").like(lit("x%")), 0.5);
+    near((col("flag") + lit("y")).eq(lit("xy")), 0.5);
+    near((col("flag") + col("number")).eq(lit(7i64)), TEXT_EQUALS);
+    near((col("flag") + col("text")).eq(lit("xy")), TEXT_EQUALS);
     near(col("number").eq(lit(1i64)).or(col("number").eq(lit(2i64))), 1.0 - 0.991 * 0.991);
     near(col("number").lt(col("other")), COLUMNS_ORDERED);
     near(lit(false), 0.0);
