@@ -4,14 +4,15 @@
 //! so for every decimal type but the widest, so a cast that goes through that one stays, with the same result.
 
 use datafusion::arrow::datatypes::{DECIMAL256_MAX_PRECISION, DataType};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Cast, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
+
+use crate::expressions::rewrite_expressions;
 
 /// Makes every cast of a decimal to fewer places go through `Decimal256`.
 #[derive(Debug)]
@@ -32,11 +33,7 @@ fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if let LogicalPlan::TableScan(scan) = &plan {
         schema.merge(&DFSchema::try_from_qualified_schema(scan.table_name.clone(), &scan.source.schema())?);
     }
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        Ok(expr.transform_up(|expr| widen(expr, &schema))?.update_data(|expr| name.restore(expr)))
-    })
+    rewrite_expressions(plan, |expr| widen(expr, &schema))
 }
 
 fn widen(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

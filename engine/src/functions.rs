@@ -20,6 +20,7 @@ mod maps;
 mod moments;
 mod nearest;
 mod numbers;
+mod one_zero;
 mod only_match;
 pub(crate) mod only_row;
 mod operators;
@@ -27,8 +28,10 @@ mod patterns;
 mod rounding;
 mod sequence;
 pub mod sketch;
+mod sums;
 mod texts;
 mod time_text;
+mod whole;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -42,6 +45,7 @@ use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUD
 pub use self::dialects::{aggregate_meaning, meaning, with_dialect};
 pub use self::json::get_json_object;
 pub use self::json_values::from_json;
+pub(crate) use self::one_zero::{ONE_ZERO, one_zero};
 pub use self::only_match::only_match;
 pub use self::patterns::completed_time;
 pub use self::time_text::time_text;
@@ -73,14 +77,14 @@ static FUNCTIONS: LazyLock<Functions> = LazyLock::new(|| Functions {
         .chain([maps::map_concat(), hash::hash(), intervals::interval_times()])
         .chain(lists::functions())
         .chain(checked::functions())
-        .chain([nearest::nearest(), sequence::sequence(), time_text::time_text()])
+        .chain([nearest::nearest(), one_zero::one_zero(), sequence::sequence(), time_text::time_text(), whole::whole()])
         .chain(numbers::functions())
         .chain(rounding::functions())
         .collect(),
     aggregate: ballista_aggregate_functions()
         .into_iter()
-        .filter(|function| !["corr", "min", "max"].contains(&function.name()))
-        .chain([correlation::corr()])
+        .filter(|function| !["corr", "min", "max", "sum"].contains(&function.name()))
+        .chain([correlation::corr(), sums::sum()])
         .chain(extremes::aggregates())
         .chain(dialects::aggregate_functions())
         .chain(maps::aggregates())

@@ -1,6 +1,6 @@
 //! NaN in Parquet files: the greatest of all numbers, or the least if its sign is set, as everything that compares here orders them. But
-//! writers leave it out of statistics. So bounds of floating point numbers prove nothing of a file's rows, and are taken from its footer
-//! before anybody prunes by it. Files of ours say of which columns they do.
+//! writers leave it out of statistics. So bounds of floating point numbers do not hold for all rows, and are taken from a file's footer
+//! before anybody prunes by it; the catalog, which [knows better](crate::bounds), keeps them. Files of ours say of which columns they do.
 
 use std::collections::BTreeSet;
 
@@ -62,6 +62,15 @@ pub(crate) fn leaves_with_nan(file: &FileMetaData) -> BTreeSet<usize> {
         is_floating && !without.contains(&schema.get_column_root_idx(*leaf))
     };
     (0..schema.num_columns()).filter(is_in_doubt).collect()
+}
+
+/// Whether NaN stands for a bound, as with writers that leave out numbers because of it.
+pub(crate) fn has_nan(statistics: &Statistics) -> bool {
+    match statistics {
+        Statistics::Float(found) => found.min_opt().into_iter().chain(found.max_opt()).any(|bound| bound.is_nan()),
+        Statistics::Double(found) => found.min_opt().into_iter().chain(found.max_opt()).any(|bound| bound.is_nan()),
+        _ => false,
+    }
 }
 
 /// The footer, with its page indexes, without the bounds that may leave out NaN.

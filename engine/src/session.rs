@@ -13,6 +13,8 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::optimizer::OptimizerRule;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use crate::MESSAGE_BYTES_MAX;
@@ -20,12 +22,14 @@ use crate::cooperation::PauseAboveJoinsRule;
 use crate::dialect::Dialect;
 use crate::exact_casts::ExactCastsRule;
 use crate::functions::{IgnoredNullsRule, with_functions};
+use crate::guards::{GuardedArgumentsRule, GuardedConditionsRule, GuardedValuesRule};
 use crate::not_in::NotInRule;
 use crate::set_operations::SetOperationsRule;
 use crate::single_row::SingleRowRule;
 use crate::subqueries::{MarksRule, SubqueriesRule};
 use crate::text_casts::TextCastsRule;
 use crate::top_rows::TopRowsRule;
+use crate::zeros::{ZeroKeysRule, ZerosRule};
 
 /// Which engine runs a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,11 +105,11 @@ impl FromStr for JoinOrder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExchangeCompression {
     /// Not at all between processes of one machine, else by LZ4.
+    #[default]
     Auto,
     /// Not at all, for networks that are faster than a core compresses.
     None,
     /// LZ4.
-    #[default]
     Lz4,
     /// Zstandard, for slow networks.
     Zstd,
@@ -214,7 +218,7 @@ impl Default for WindlassOptions {
             dialect: Dialect::Generic,
             dynamic_partition_pruning: true,
             engine: EngineChoice::Auto,
-            exchange_compression: ExchangeCompression::Lz4,
+            exchange_compression: ExchangeCompression::Auto,
             join_order: JoinOrder::Cost,
             // What one core decodes in some tens of milliseconds: a distributed query spends that on launching stages.
             local_scan_bytes_max: 4 * 1024 * 1024,
@@ -441,21 +445,33 @@ pub fn state_builder(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_analyzer_rule(Arc::new(ExactCastsRule))
         .with_analyzer_rule(Arc::new(IgnoredNullsRule))
         .with_analyzer_rule(Arc::new(TextCastsRule))
+        .with_analyzer_rule(Arc::new(ZerosRule))
+        .with_analyzer_rule(Arc::new(GuardedArgumentsRule))
         .with_analyzer_rule(Arc::new(SetOperationsRule))
         .with_analyzer_rule(Arc::new(TopRowsRule))
         .with_analyzer_rule(Arc::new(SubqueriesRule))
         .with_analyzer_rule(Arc::new(NotInRule))
         .with_analyzer_rule(Arc::new(SingleRowRule))
         .with_optimizer_rules(optimizer_rules())
+        .with_physical_optimizer_rules(physical_optimizer_rules())
+        .with_physical_optimizer_rule(Arc::new(GuardedConditionsRule))
         .with_physical_optimizer_rule(Arc::new(PauseAboveJoinsRule))
 }
 
-/// DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task, and marks right after those that
-/// DataFusion makes.
+/// DataFusion's rules and Ballista's rewrite of NOT IN, without which such a join runs in a single task, marks right after those that
+/// DataFusion makes, and keys of joins once they are known.
 fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = ballista_core::optimizer::ballista_default_optimizer_rules();
     let after = rules.iter().position(|rule| rule.name() == DecorrelatePredicateSubquery::new().name());
     rules.insert(after.map_or(rules.len(), |place| place + 1), Arc::new(MarksRule));
+    rules.push(Arc::new(ZeroKeysRule));
+    rules
+}
+
+/// DataFusion's rules, behind ours that come first.
+pub fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.insert(0, Arc::new(GuardedValuesRule));
     rules
 }
 

@@ -2,15 +2,15 @@
 //!
 //! DataFusion joins such a subquery to the query that holds it, which then has each of its rows as often as the subquery has rows.
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::functions::core::expr_fn::named_struct;
 use datafusion::functions_aggregate::expr_fn::{count, first_value};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Subquery, col, lit};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::expressions::rewrite_expressions;
 use crate::functions::only_row::only_row;
 
 /// Counts the rows of every scalar subquery that may have several.
@@ -28,11 +28,7 @@ impl AnalyzerRule for SingleRowRule {
 }
 
 fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        Ok(expr.transform_up(check)?.update_data(|expr| name.restore(expr)))
-    })
+    rewrite_expressions(plan, check)
 }
 
 fn check(expr: Expr) -> Result<Transformed<Expr>> {

@@ -1,15 +1,15 @@
 //! Casts to text and from text as SQL has them: a space between date and time, and JSON text that becomes a list, a map or a struct.
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::{Cast, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, cast, lit};
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::expressions::rewrite_expressions;
 use crate::functions::{from_json, time_text};
 
 /// Calls functions of ours in the place of casts that Arrow computes otherwise, or not at all.
@@ -30,11 +30,8 @@ fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if matches!(plan, LogicalPlan::TableScan(_)) {
         return Ok(Transformed::no(plan));
     }
-    let (schema, names) = (merge_schema(&plan.inputs()), NamePreserver::new(&plan));
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        Ok(expr.transform_up(|expr| called(expr, &schema))?.update_data(|expr| name.restore(expr)))
-    })
+    let schema = merge_schema(&plan.inputs());
+    rewrite_expressions(plan, |expr| called(expr, &schema))
 }
 
 fn called(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {

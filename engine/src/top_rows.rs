@@ -10,7 +10,6 @@ use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::expr_fn::first_value;
 use datafusion::functions_window::expr_fn::row_number;
 use datafusion::logical_expr::expr::{Exists, Sort};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprFunctionExt, FetchType, Limit, LogicalPlan, LogicalPlanBuilder, Operator, SkipType, Subquery, WindowFrame, lit,
@@ -18,6 +17,7 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::decorrelate::PullUpCorrelatedExpr;
 
+use crate::expressions::rewrite_expressions;
 use crate::subqueries::truth::is_one_row;
 
 /// Writes limits in subqueries that depend on the row as numbers of rows, and a limit of one in a value as an aggregate.
@@ -31,11 +31,7 @@ impl AnalyzerRule for TopRowsRule {
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
         plan.transform_down_with_subqueries(|plan| {
-            let names = NamePreserver::new(&plan);
-            let plan = plan.map_expressions(|expr| {
-                let name = names.save(&expr);
-                Ok(expr.transform_up(in_expression)?.update_data(|expr| name.restore(expr)))
-            })?;
+            let plan = rewrite_expressions(plan, in_expression)?;
             match plan.data {
                 LogicalPlan::Limit(limit) if depends_on_row(&limit.input) => numbered(limit).map(Transformed::yes),
                 data => Ok(Transformed { data, ..plan }),

@@ -4,7 +4,6 @@
 //! end), [`task`] and [`connections`] (tasks that are traced and counted), [`flight`] (shuffle files and roll calls), [`worker`]
 //! (stages of pipelined queries), [`health`] (HTTP), [`drain`] (an end that costs nobody a query) and [`server`], which puts them together.
 
-mod compact;
 pub mod config;
 pub mod connections;
 pub mod drain;
@@ -13,7 +12,6 @@ pub mod flight;
 pub mod health;
 pub mod server;
 pub mod task;
-mod transparent;
 pub mod work_dir;
 pub mod worker;
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use ballista_core::JobId;
+use ballista_core::execution_plans::ShuffleWriterExec;
 use ballista_core::serde::protobuf::{RuntimeStatsReport, ShuffleWritePartition, TaskColumnStats, WindowStateReport};
 use ballista_executor::execution_engine::{DefaultExecutionEngine, ExecutionEngine, QueryStageExecutor};
 use datafusion::error::{DataFusionError, Result};
@@ -22,16 +23,17 @@ use futures::{FutureExt, StreamExt, stream};
 use metrics::{counter, gauge, histogram};
 use tokio::sync::watch;
 use tracing::{Instrument, info_span};
+use windlass_engine::build_sides::fit_build_sides;
+use windlass_engine::compact::Compact;
 use windlass_engine::named_files::prepare_scans;
 use windlass_engine::pipelined::Fate;
 use windlass_engine::pipelined::fate::Ending;
 use windlass_engine::pipelined::memory::Share;
 use windlass_engine::roll_call::TaskName;
 use windlass_engine::telemetry::SPAN_TASK;
+use windlass_engine::transparent::{Around, Transparent};
 
-use crate::compact::compact_written_rows;
 use crate::connections::Connections;
-use crate::transparent::{Around, Transparent};
 
 /// Ballista's way to run tasks, with connections that are bounded and tasks that are counted.
 pub struct TaskEngine {
@@ -99,11 +101,18 @@ impl ExecutionEngine for TaskEngine {
         config: &SessionConfig,
     ) -> Result<Arc<dyn QueryStageExecutor>> {
         let life = Life::default();
-        let plan = Transparent::below(compact_written_rows(prepare_scans(plan, &self.runtime)?)?, &life)?;
+        let plan = fit_build_sides(prepare_scans(plan, &self.runtime)?)?;
+        let plan = Transparent::below(compact_written_rows(plan)?, &life)?;
         let inner = self.inner.create_query_stage_exec(job_id.clone(), stage_id, task_id, output_partitions, plan, work_dir, config)?;
         let name = TaskName { job: job_id.to_string(), stage: stage_id as u64, task: task_id as u64 };
         Ok(Arc::new(Task { inner, job_id, stage_id, memory: Arc::clone(&self.memory), life, _entry: self.ledger.enter(name) }))
     }
+}
+
+/// The stage, its rows compacted before Ballista's plain writer gets them: it would write all that their texts refer to, of sorted rows the
+/// pages of a whole table. The writer by hash compacts them itself.
+fn compact_written_rows(stage: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    if stage.is::<ShuffleWriterExec>() { Transparent::below(stage, &Compact) } else { Ok(stage) }
 }
 
 #[derive(Debug)]

@@ -170,7 +170,7 @@ fn unquote(
     let mut at = 1;
     loop {
         match rest.get(at).copied() {
-            None => return Err("a quote is not closed"),
+            None => return Err("a quote is not closed (if values hold line ends, say 'multiline' = 'true' in SERDEPROPERTIES)"),
             Some(byte) if Some(byte) == escape => {
                 out.push(rest.get(at + 1).copied().unwrap_or(byte));
                 at += 2;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::arrow::json::reader::infer_json_schema;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::reader::{ValueIter, infer_json_schema, infer_json_schema_from_iterator};
 use datafusion::datasource::file_format::FileFormat as _;
 use datafusion::datasource::file_format::avro::AvroFormat;
 use datafusion::error::{DataFusionError, Result};
@@ -89,9 +90,35 @@ async fn infer_json(store: &Arc<dyn ObjectStore>, files: &[ObjectMeta]) -> Resul
             text.push(b'\n');
         }
     }
-    let (schema, _) = infer_json_schema(text.as_slice(), None)
-        .map_err(|error| DataFusionError::Execution(format!("the columns cannot be told from the files ({error}); declare them")))?;
-    Ok(known_fields(schema.fields()))
+    match infer_json_schema(text.as_slice(), None) {
+        Ok((schema, _)) => Ok(known_fields(schema.fields())),
+        Err(error) => columns_alone(&text)
+            .ok_or_else(|| DataFusionError::Execution(format!("the columns cannot be told from the files ({error}); declare them"))),
+    }
+}
+
+/// Columns of objects that do not agree about all of them: those that they do not agree about are text. None if some are no objects.
+fn columns_alone(text: &[u8]) -> Option<Vec<Field>> {
+    let mut objects = ValueIter::new(text, None).collect::<Result<Vec<_>, ArrowError>>().ok()?;
+    let mut empty = objects.first()?.clone();
+    empty.as_object_mut()?.clear();
+    let mut names = BTreeSet::new();
+    for object in &objects {
+        names.extend(object.as_object()?.keys().cloned());
+    }
+    let mut fields = Vec::with_capacity(names.len());
+    for name in names {
+        let alone = objects.iter_mut().filter_map(|object| {
+            let (value, mut alone) = (object.as_object_mut()?.remove(&name)?, empty.clone());
+            alone.as_object_mut()?.insert(name.clone(), value);
+            Some(Ok(alone))
+        });
+        match infer_json_schema_from_iterator(alone) {
+            Ok(schema) => fields.extend(known_fields(schema.fields())),
+            Err(_) => fields.push(Field::new(&name, DataType::Utf8, true)),
+        }
+    }
+    Some(fields)
 }
 
 /// The fields in the order of their names, because objects have none; without those of which nothing is known.

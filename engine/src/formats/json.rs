@@ -1,10 +1,13 @@
 //! JSON lines made columns.
 
+mod texts;
+
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::ReaderBuilder;
 use datafusion::error::{DataFusionError, Result};
@@ -20,6 +23,8 @@ pub(super) struct Decoder {
     /// As files name them.
     fields: SchemaRef,
     bad_records: BadRecords,
+    /// Whether columns of text got objects or lists, as they may again.
+    has_nested_texts: AtomicBool,
 }
 
 /// Columns under the names that files have for them.
@@ -37,7 +42,7 @@ fn is_blank(line: &[u8]) -> bool {
 
 impl Decoder {
     pub(super) fn new(schema: SchemaRef, fields: &HashMap<String, String>, bad_records: BadRecords) -> Self {
-        Self { fields: as_in_files(&schema, fields), schema, bad_records }
+        Self { fields: as_in_files(&schema, fields), schema, bad_records, has_nested_texts: AtomicBool::new(false) }
     }
 
     /// Errors: `Execution` that names the line, if lines that cannot be read are errors.
@@ -78,10 +83,35 @@ impl Decoder {
 
     /// The objects of some text; none if there are not so many as `rows`.
     fn read(&self, text: &[u8], rows: usize) -> std::result::Result<Option<RecordBatch>, ArrowError> {
+        let is_lenient = self.bad_records == BadRecords::Null;
+        let found = match self.has_nested_texts.load(Ordering::Relaxed) {
+            true => None,
+            false => Some(self.parse(text, rows, false)),
+        };
+        if let Some(Ok(found)) = found {
+            return Ok(found);
+        }
+        match (texts::quoted(text, |name| self.is_text(name)), found) {
+            (Some(text), _) => {
+                self.has_nested_texts.store(true, Ordering::Relaxed);
+                self.parse(&text, rows, is_lenient)
+            }
+            (None, Some(found)) if !is_lenient => found,
+            (None, _) => self.parse(text, rows, is_lenient),
+        }
+    }
+
+    /// Whether a field goes into a column of text.
+    fn is_text(&self, name: &[u8]) -> bool {
+        let column = std::str::from_utf8(name).ok().and_then(|name| self.fields.column_with_name(name));
+        column.is_some_and(|(_, field)| matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View))
+    }
+
+    fn parse(&self, text: &[u8], rows: usize, is_lenient: bool) -> std::result::Result<Option<RecordBatch>, ArrowError> {
         let mut decoder = ReaderBuilder::new(Arc::clone(&self.fields))
             .with_batch_size(rows + 1)
             .with_coerce_primitive(true)
-            .with_ignore_type_conflicts(self.bad_records == BadRecords::Null)
+            .with_ignore_type_conflicts(is_lenient)
             .build_decoder()?;
         let used = decoder.decode(text)?;
         if decoder.has_partial_record() || used < text.len() {

@@ -53,7 +53,8 @@ pub(super) fn bytes(store: Arc<dyn ObjectStore>, file: &ObjectMeta, from: u64) -
         async move { store.get_range(&path, start..(start + REQUEST_BYTES).min(size)).await }
     });
     let chunks = chunks.buffered(REQUESTS_MAX).map_err(DataFusionError::from).boxed();
-    if kind.is_compressed() { decompressed(kind, chunks) } else { chunks }
+    // An empty file has no rows, as for whoever does not write one into the compressor.
+    if kind.is_compressed() && size > 0 { decompressed(kind, chunks) } else { chunks }
 }
 
 /// Decompresses on a thread that may wait. DataFusion's decoders for streams end with the first part of a file that `cat` has put together;

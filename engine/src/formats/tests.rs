@@ -152,6 +152,16 @@ async fn json_is_nested_and_spelled_as_it_likes() {
 }
 
 #[tokio::test]
+async fn text_takes_nested_json_as_it_is_written() {
+    let schema = columns([("raw", DataType::Utf8View), ("n", DataType::Int32)]);
+    let text = "{\"Raw\": \"x\", \"n\": 1}\n{\"Raw\": {\"a\": [1, \"]\"]}, \"n\": 2}\n{\"n\": \"z\", \"Raw\": [ ]}\n";
+    let read = async |properties| Files::new(FileFormat::Json, words([("mapping.raw", "Raw")]), properties).all(&schema, text).await;
+    assert_eq!(read(words([(BAD_RECORDS, "null")])).await.unwrap(), ["x|1", "{\"a\": [1, \"]\"]}|2", "[ ]|-"]);
+    let error = read(BTreeMap::new()).await.unwrap_err();
+    assert!(error.contains("line 3") && error.contains("'n'"), "{error}");
+}
+
+#[tokio::test]
 async fn ranges_share_the_records_of_a_file() {
     let schema = columns([("a", DataType::Int64)]);
     let lines: Vec<String> = (0..50).map(|number| format!("{}", number * 37 % 1001)).collect();
@@ -188,6 +198,8 @@ async fn compressed_files_are_read_to_their_last_part() {
     let file = files.put("t/g.csv.GZ", twice).await;
     let error = files.read(&schema, &[0], &[file], &[]).await.unwrap_err();
     assert!(error.contains("t/g.csv.GZ") && error.contains("decompressed"), "{error}");
+    let file = files.put("t/empty.gz", Vec::new()).await;
+    assert_eq!(files.read(&schema, &[0], &[file], &[]).await.unwrap(), [""; 0]);
     let words = files.storage.on_the_wire(&files.properties).unwrap();
     let planned = |name: &str| PartitionedFile::new(name, 1).with_arrow_schema(Arc::clone(&words));
     assert!(!can_be_cut(&planned("f.gz")) && can_be_cut(&planned("f.csv")));
@@ -211,6 +223,10 @@ async fn columns_are_inferred_from_samples() {
     assert_eq!(found.schema.fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>(), ["userid", "z"]);
     assert_eq!(found.schema.field(0).data_type(), &DataType::Float64);
     assert_eq!(found.mapping, words([("mapping.userid", "userId")]));
+    let mixed = "{\"p\": {\"x\": 1}, \"n\": 1, \"q\": {\"y\": true}}\n{\"p\": [2], \"n\": null}\n{\"p\": \"s\", \"q\": {}}";
+    let mixed = files.put("t/mixed", mixed).await;
+    let found = infer(&files.store, &[mixed], &files.storage, &files.properties).await.unwrap();
+    assert_eq!(named(&found), "n Int64, p Utf8, q Struct(\"y\": Boolean)");
     let two = files.put("t/2", "{\"a\": 1, \"A\": 2}").await;
     assert!(infer(&files.store, &[two], &files.storage, &files.properties).await.unwrap_err().to_string().contains("'a'"));
 }
@@ -303,7 +319,7 @@ async fn bad_records_are_no_rows_but_can_be_asked_for() {
         assert!(!can_be_cut(&planned));
         assert_eq!(files.read_planned(&bad_records_schema(), &[1, 3], vec![FileGroup::new(vec![planned.clone()])]).await.unwrap(), bad);
         let reasons = files.read_planned(&bad_records_schema(), &[0, 2], vec![FileGroup::new(vec![planned])]).await.unwrap();
-        assert!(reasons.iter().all(|reason| reason.starts_with("/t/f|") && !reason.contains("line")), "{reasons:?}");
+        assert!(reasons.iter().all(|reason| reason.starts_with("/t/f|") && !reason.contains("byte")), "{reasons:?}");
     }
 }
 

@@ -8,6 +8,7 @@ use datafusion::functions::math::expr_fn::trunc;
 use datafusion::functions_nested::expr_fn::array_element;
 use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr};
+use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, GetFieldAccess, Operator, ScalarUDF, cast, lit, try_cast, when};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use datafusion_functions_json::udfs;
@@ -64,6 +65,8 @@ impl ExprPlanner for DialectPlanner {
         let numeric = left_type.is_numeric() && right_type.is_numeric();
         if integers
             && self.checked
+            && !fits(&expr, (&left_type, &right_type), schema)
+            && checked_depth(&expr.left).max(checked_depth(&expr.right)) < CHECKED_MAX
             && let Some(function) = checked(&expr.op)
         {
             let name = format!("{} {} {}", expr.left.schema_name(), expr.op, expr.right.schema_name());
@@ -136,6 +139,63 @@ fn checked(op: &BinaryOperator) -> Option<&'static Arc<ScalarUDF>> {
         BinaryOperator::Plus => "checked_add",
         BinaryOperator::Minus => "checked_subtract",
         BinaryOperator::Multiply => "checked_multiply",
+        _ => return None,
+    })
+}
+
+/// Operators within operators whose results are checked. Each is a call within a call, for which DataFusion looks for types twice as long as
+/// for the one within: 16 of them would take seconds to plan.
+const CHECKED_MAX: usize = 6;
+
+/// Checked operators within each other.
+fn checked_depth(expr: &Expr) -> usize {
+    match expr {
+        Expr::Alias(alias) => checked_depth(&alias.expr),
+        Expr::BinaryExpr(BinaryExpr { left, right, .. }) => checked_depth(left).max(checked_depth(right)),
+        Expr::ScalarFunction(function) if function.name().starts_with("checked_") => {
+            1 + function.args.iter().map(checked_depth).max().unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
+
+/// Whether the result of whole numbers has room in its type, whatever they are.
+fn fits(expr: &RawBinaryExpr, (left_type, right_type): (&DataType, &DataType), schema: &DFSchema) -> bool {
+    let (Some(left), Some(right)) = (bits(&expr.left, schema), bits(&expr.right, schema)) else { return false };
+    let op = match expr.op {
+        BinaryOperator::Plus => Operator::Plus,
+        BinaryOperator::Minus => Operator::Minus,
+        _ => Operator::Multiply,
+    };
+    let result = BinaryTypeCoercer::new(left_type, &op, right_type).get_result_type();
+    let needed = if op == Operator::Multiply { left + right } else { left.max(right) + 1 };
+    result.is_ok_and(|result| result.is_signed_integer() && bits_of(&result).is_some_and(|bits| needed <= bits))
+}
+
+/// Bits that the magnitude of a whole number has at most.
+fn bits(expr: &Expr, schema: &DFSchema) -> Option<u32> {
+    match expr {
+        Expr::Literal(ScalarValue::Int64(Some(number)), _) => Some(u64::BITS - number.unsigned_abs().leading_zeros()),
+        Expr::Alias(alias) => bits(&alias.expr, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Plus | Operator::Minus, right }) => {
+            Some(bits(left, schema)?.max(bits(right, schema)?) + 1)
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Multiply, right }) => Some(bits(left, schema)? + bits(right, schema)?),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Modulo, right }) => Some(bits(left, schema)?.min(bits(right, schema)?)),
+        expr => bits_of(&expr.get_type(schema).ok()?),
+    }
+}
+
+fn bits_of(data_type: &DataType) -> Option<u32> {
+    Some(match data_type {
+        DataType::Int8 => 7,
+        DataType::UInt8 => 8,
+        DataType::Int16 => 15,
+        DataType::UInt16 => 16,
+        DataType::Int32 => 31,
+        DataType::UInt32 => 32,
+        DataType::Int64 => 63,
+        DataType::UInt64 => 64,
         _ => return None,
     })
 }

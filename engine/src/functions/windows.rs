@@ -10,10 +10,9 @@ use ballista_core::extension::ballista_window_functions;
 use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::expr::NullTreatment;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::function::{ExpressionArgs, PartitionEvaluatorArgs, WindowFunctionSimplification, WindowUDFFieldArgs};
 use datafusion::logical_expr::{
     Documentation, Expr, LimitEffect, LogicalPlan, PartitionEvaluator, ReversedUDWF, Signature, WindowFunctionDefinition, WindowUDF,
@@ -23,6 +22,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::PhysicalExpr;
 
 use super::FUNCTIONS;
+use crate::expressions::rewrite_expressions;
 
 /// Functions that can ignore NULLs, and what they are called then.
 const IGNORING: [(&str, &str); 5] = [
@@ -67,23 +67,18 @@ fn rewrite(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     if !matches!(plan, LogicalPlan::Window(_)) {
         return Ok(Transformed::no(plan));
     }
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let renamed = expr.transform_up(|expr| {
-            let Expr::WindowFunction(mut window) = expr else { return Ok(Transformed::no(expr)) };
-            let own = match (&window.fun, window.params.null_treatment) {
-                (WindowFunctionDefinition::WindowUDF(function), Some(NullTreatment::IgnoreNulls)) => {
-                    ignoring(function.name()).and_then(|name| FUNCTIONS.window.iter().find(|function| function.name() == name))
-                }
-                _ => None,
-            };
-            let Some(own) = own else { return Ok(Transformed::no(Expr::WindowFunction(window))) };
-            window.fun = WindowFunctionDefinition::WindowUDF(Arc::clone(own));
-            window.params.null_treatment = None;
-            Ok(Transformed::yes(Expr::WindowFunction(window)))
-        })?;
-        Ok(renamed.update_data(|expr| name.restore(expr)))
+    rewrite_expressions(plan, |expr| {
+        let Expr::WindowFunction(mut window) = expr else { return Ok(Transformed::no(expr)) };
+        let own = match (&window.fun, window.params.null_treatment) {
+            (WindowFunctionDefinition::WindowUDF(function), Some(NullTreatment::IgnoreNulls)) => {
+                ignoring(function.name()).and_then(|name| FUNCTIONS.window.iter().find(|function| function.name() == name))
+            }
+            _ => None,
+        };
+        let Some(own) = own else { return Ok(Transformed::no(Expr::WindowFunction(window))) };
+        window.fun = WindowFunctionDefinition::WindowUDF(Arc::clone(own));
+        window.params.null_treatment = None;
+        Ok(Transformed::yes(Expr::WindowFunction(window)))
     })
 }
 

@@ -108,7 +108,7 @@ impl Fate {
     pub fn pulse(&self) -> Pulse {
         // In this order, so that code which comes and goes meanwhile is not missed.
         let left = self.0.left.load(Ordering::Acquire);
-        Pulse { entered: self.0.entered.load(Ordering::Acquire), left }
+        Pulse { entered: self.0.entered.load(Ordering::Acquire), left, ..Pulse::default() }
     }
 
     /// Ends the attempt, unless it has an ending already.

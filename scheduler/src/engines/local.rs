@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span};
+use windlass_engine::build_sides::fit_build_sides;
 use windlass_engine::named_files::prepare_scans;
 use windlass_proto::{Kind, Progress};
 
@@ -67,7 +68,7 @@ impl Engine for LocalEngine {
     }
 
     async fn start(&self, query: PlannedQuery) -> Result<Arc<dyn Run>> {
-        let plan = prepare_scans(physical_plan(&query).await?, &self.runtime)?;
+        let plan = fit_build_sides(prepare_scans(physical_plan(&query).await?, &self.runtime)?)?;
         let (rows, writer) = Buffer::new(Arc::clone(&query.schema), HELD_BYTES_MAX, &self.runtime.memory_pool);
         let (measured, known) = watch::channel(Measured::Runs(Arc::clone(&plan)));
         let context = TaskContext::from(&query.context.state()).with_runtime(Arc::clone(&self.runtime));

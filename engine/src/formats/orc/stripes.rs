@@ -10,7 +10,6 @@ use datafusion::common::Statistics;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::metrics::PruningMetrics;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -20,7 +19,7 @@ use object_store::path::Path;
 use super::Scan;
 use super::tail::Tail;
 use super::wire::StripeInformation;
-use crate::bounds::Bounds;
+use crate::bounds::may_satisfy;
 
 /// Most bytes of a stripe, as it lies in the file, that is fetched while rows are still made of the one before.
 const AHEAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -51,12 +50,7 @@ impl Choice {
 
     /// By what is known now: joins and sorts learn what they want while they run.
     fn may_want(&self, place: usize) -> bool {
-        let wanted = || {
-            let columns = Arc::clone(&self.columns);
-            let condition = PruningPredicateBuilder::new().with_file_schema(columns).build(Arc::clone(&self.condition))?;
-            let bounds = Bounds { schema: &self.columns, statistics: vec![self.said.get(place)?] };
-            condition.prune(&bounds).ok()?.first().copied()
-        };
+        let wanted = || may_satisfy(Arc::clone(&self.condition), &self.columns, &[self.said.get(place)?])?.first().copied();
         // A condition that statistics cannot answer is left to those who see the rows.
         let wanted = wanted().unwrap_or(true);
         match wanted {
