@@ -10,6 +10,7 @@ use ballista_executor::health::ExecutorHealth;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use windlass_engine::pipelined::memory::HeadRoom;
 use windlass_engine::stores::RangeCache;
 
 /// Upper bounds of `windlass_task_seconds`: from a look-up to a large sort.
@@ -28,6 +29,8 @@ pub struct Health {
     pub heartbeat: ExecutorHealth,
     /// Whose spill files are counted.
     pub runtime: Arc<RuntimeEnv>,
+    /// Rows that exchanges of pipelined queries hold.
+    pub exchanges: Arc<HeadRoom>,
     /// What is kept of buckets.
     pub ranges: Arc<RangeCache>,
     /// Slots this executor offers.
@@ -52,6 +55,7 @@ async fn render(State(health): State<Health>) -> String {
     gauge!("windlass_executor_slots").set(health.slots as f64);
     gauge!("windlass_executor_ready").set(if health.heartbeat.is_ready() { 1.0 } else { 0.0 });
     gauge!("windlass_spill_bytes").set(health.runtime.disk_manager.used_disk_space() as f64);
+    gauge!("windlass_exchange_buffered_bytes").set(health.exchanges.used() as f64);
     gauge!("windlass_metadata_cache_bytes_max").set(health.runtime.cache_manager.get_metadata_cache_limit() as f64);
     let ranges = health.ranges.counts();
     counter!("windlass_range_cache_hits_total").absolute(ranges.hits);

@@ -1,6 +1,7 @@
 //! Puts an executor together and runs it until it is told to stop.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use ballista_core::config::TaskSchedulingPolicy;
 use ballista_core::error::BallistaError;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use ballista_executor::health::ExecutorHealth;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -80,15 +82,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     let id = uuid::Uuid::new_v4().to_string();
     let work_dir = WorkDir::create(&config.work_dir, &id)?;
     let ranges = Arc::new(RangeCache::new(work_dir.ranges(), config.range_cache_bytes));
-    let locations = Locations::new(config.allowed_locations.iter().cloned())?.with_stores(&config.stores)?;
-    let locations = if config.range_cache_bytes == 0 { locations } else { locations.with_range_cache(Arc::clone(&ranges)) };
-    let options = RuntimeOptions {
-        memory_limit_bytes: config.memory_limit_bytes,
-        spill_dir: work_dir.spill(),
-        spill_limit_bytes: config.spill_limit_bytes,
-        metadata_cache_bytes: config.metadata_cache_bytes,
-    };
-    let runtime = build_runtime(&options, &locations)?;
+    let runtime = runtime(&config, &work_dir, &ranges)?;
     let (shuffle_listener, port) = listen(config.bind_host, config.port, "port")?;
     let (http_listener, http_port) = listen(config.bind_host, config.http_port, "http_port")?;
     let grpc_port = match config.grpc_port {
@@ -96,16 +90,24 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
         port => port,
     };
 
+    let stages = StageRunner::start(stage_options(&config), &runtime, Handle::current()).map_err(|cause| system("start threads", cause))?;
+    let stages = Arc::new(stages);
+    let _end = Abandon(Arc::clone(&stages));
+
     let heartbeat = ExecutorHealth::new();
     let metrics = install_metrics().map_err(|error| system("start metrics", std::io::Error::other(error)))?;
-    let health = Health { heartbeat: heartbeat.clone(), runtime: Arc::clone(&runtime), ranges, slots: config.slots, metrics };
+    let health = Health {
+        heartbeat: heartbeat.clone(),
+        runtime: Arc::clone(&runtime),
+        exchanges: stages.exchanges(),
+        ranges,
+        slots: config.slots,
+        metrics,
+    };
     let http_listener = tokio::net::TcpListener::from_std(http_listener).map_err(|cause| system("serve HTTP", cause))?;
     let http = tokio::spawn(axum::serve(http_listener, routes(health)).into_future());
 
     let (shuffle_failed, closing, ledger) = (Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()), Ledger::default());
-    let stages = StageRunner::start(stage_options(&config), &runtime, Handle::current()).map_err(|cause| system("start threads", cause))?;
-    let stages = Arc::new(stages);
-    let _end = Abandon(Arc::clone(&stages));
     let served = Arc::new(Notify::new());
     let ties = Ties {
         executor: id.clone(),
@@ -142,33 +144,7 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
 
     let running = start_executor_process(Arc::clone(&process));
     tokio::pin!(running);
-    // Whether Ballista still has something to wait for.
-    let mut can_drain = true;
-    let stopped = tokio::select! {
-        // Before Ballista, which sees a signal too and would end with its last task, whoever wants to read what that wrote.
-        biased;
-        stop = &mut stop => Some(stop),
-        ended = &mut running => {
-            can_drain = false;
-            match ended {
-                Err(error) if manners.rejoin && is_passing(&error) => {
-                    warn!(%error, "the scheduler did not take this executor: trying again");
-                    None
-                }
-                ended => ended.map(|()| None)?,
-            }
-        }
-        () = closing.notified() => {
-            // It would wait for ever for tasks that its own pool has dropped.
-            can_drain = false;
-            None
-        }
-    };
-    let stopped = match stopped {
-        // Ballista sees a signal too and may be the first to end, and a scheduler on the same host stops with its executors.
-        None => timeout(SIGNAL_WAIT, &mut stop).await.ok(),
-        stopped => stopped,
-    };
+    let (stopped, can_drain) = until_stopped(running.as_mut(), stop, &closing, manners.rejoin).await?;
     info!(?stopped, "executor stops");
     stages.close();
     match stopped {
@@ -188,6 +164,41 @@ pub async fn run(config: ExecutorConfig, manners: Manners) -> Result<Ended> {
     }
     http.abort();
     Ok(Ended::Stopped)
+}
+
+/// Files, caches and memory of this process.
+fn runtime(config: &ExecutorConfig, work_dir: &WorkDir, ranges: &Arc<RangeCache>) -> Result<Arc<RuntimeEnv>> {
+    let locations = Locations::new(config.allowed_locations.iter().cloned())?.with_stores(&config.stores)?;
+    let locations = if config.range_cache_bytes == 0 { locations } else { locations.with_range_cache(Arc::clone(ranges)) };
+    let options = RuntimeOptions {
+        memory_limit_bytes: config.memory_limit_bytes,
+        spill_dir: work_dir.spill(),
+        spill_limit_bytes: config.spill_limit_bytes,
+        metadata_cache_bytes: config.metadata_cache_bytes,
+    };
+    Ok(build_runtime(&options, &locations)?)
+}
+
+/// Waits until this process is told to stop, or Ballista's ends: what has stopped it, if anything did, and whether Ballista still runs.
+async fn until_stopped(
+    running: impl Future<Output = ballista_core::error::Result<()>>,
+    mut stop: Pin<&mut impl Future<Output = Stop>>,
+    closing: &Notify,
+    rejoin: bool,
+) -> Result<(Option<Stop>, bool)> {
+    tokio::select! {
+        // Before Ballista, which sees a signal too and would end with its last task, whoever wants to read what that wrote.
+        biased;
+        stop = stop.as_mut() => return Ok((Some(stop), true)),
+        ended = running => match ended {
+            Err(error) if rejoin && is_passing(&error) => warn!(%error, "the scheduler did not take this executor: trying again"),
+            ended => ended?,
+        },
+        // It would wait for ever for tasks that its own pool has dropped.
+        () = closing.notified() => {}
+    }
+    // Ballista sees a signal too and may be the first to end, and a scheduler on the same host stops with its executors.
+    Ok((timeout(SIGNAL_WAIT, stop).await.ok(), false))
 }
 
 /// Waits until nobody needs what is here, then for Ballista, which sees the signal only now. Both at most for the time that is configured.

@@ -28,6 +28,7 @@ use tonic::codegen::http::HeaderMap;
 use tonic::transport::server::Router;
 use windlass_engine::MESSAGE_BYTES_MAX;
 use windlass_engine::config::Secret;
+use windlass_engine::pipelined::memory::HeadRoom;
 use windlass_engine::pipelined::{BUILD, Fate, QueryToken, WorkerChannels};
 use windlass_engine::pulse::Pulse;
 
@@ -90,6 +91,11 @@ impl StageRunner {
     /// What stages reserve memory of. Whoever else computes here should take it from the same pool.
     pub fn memory(&self) -> Arc<dyn MemoryPool> {
         Arc::clone(&self.queries.runtime().memory_pool)
+    }
+
+    /// Where buffers of exchanges are counted.
+    pub fn exchanges(&self) -> Arc<HeadRoom> {
+        Arc::clone(self.queries.head_room())
     }
 
     /// Whether the attempt that a request's headers name gets on here. Errors: the sender is not one of us.

@@ -63,7 +63,7 @@ pub struct Progress {
     /// Units of work that occupy slots now.
     #[prost(uint32, tag = "7")]
     pub tasks_running: u32,
-    /// Rows read by finished scan tasks.
+    /// Rows read by finished scan tasks, and of a pipelined query also by those that run.
     #[prost(uint64, tag = "8")]
     pub rows_read: u64,
     /// Bytes read by finished scan tasks.

@@ -15,6 +15,9 @@ pub struct Pulse {
     /// How often it has been left.
     #[prost(uint64, tag = "2")]
     pub left: u64,
+    /// Rows that its scans have read so far.
+    #[prost(uint64, tag = "3")]
+    pub rows_read: u64,
 }
 
 impl Pulse {

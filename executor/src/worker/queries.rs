@@ -18,6 +18,7 @@ use windlass_engine::pipelined::{QueryToken, TokenError};
 use windlass_engine::pulse::Pulse;
 
 use super::aging::{Age, Ages};
+use super::plan::RowsRead;
 
 /// Tasks that may live here at one time. Each holds a session, a plan and a control stream, also while it waits.
 const TASKS_MAX: usize = 4096;
@@ -119,6 +120,11 @@ impl Queries {
         &self.runtime
     }
 
+    /// Where buffers of exchanges are counted.
+    pub fn head_room(&self) -> &Arc<HeadRoom> {
+        &self.head_room
+    }
+
     /// The attempt as it is known here, or a new one if there is room.
     pub fn attempt(self: &Arc<Self>, token: &QueryToken) -> Result<Arc<Attempt>, Refusal> {
         let mut attempts = self.lock();
@@ -143,6 +149,7 @@ impl Queries {
             token: token.clone(),
             fate,
             age: Age::new(self.ages.clone()),
+            rows_read: RowsRead::default(),
             runtime: Arc::new(RuntimeEnv { memory_pool: pool, ..RuntimeEnv::clone(&self.runtime) }),
             tasks: AtomicUsize::new(0),
             queries: Arc::clone(self),
@@ -152,11 +159,11 @@ impl Queries {
         Ok(attempt)
     }
 
-    /// Whether an attempt's code runs here; all zero if it is not known.
+    /// Whether an attempt's code runs here, and how much it has read; all zero if it is not known.
     pub fn pulse(&self, token: &QueryToken) -> Pulse {
         // The lock is given back first: this may be the last reference, and an attempt that ends takes the lock.
         let attempt = self.lock().get(token).and_then(Weak::upgrade);
-        attempt.map_or_else(Pulse::default, |attempt| attempt.fate.pulse())
+        attempt.map_or_else(Pulse::default, |attempt| Pulse { rows_read: attempt.rows_read.get(), ..attempt.fate.pulse() })
     }
 
     /// Takes no more attempts.
@@ -189,7 +196,6 @@ impl Queries {
     fn count_task(&self, change: impl FnOnce(&mut usize)) {
         self.tasks.send_modify(change);
         gauge!("windlass_pipelined_tasks_running").set(self.tasks() as f64);
-        gauge!("windlass_exchange_buffered_bytes").set(self.head_room.used() as f64);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<QueryToken, Weak<Attempt>>> {
@@ -203,6 +209,7 @@ pub struct Attempt {
     token: QueryToken,
     fate: Fate,
     age: Arc<Age>,
+    rows_read: RowsRead,
     runtime: Arc<RuntimeEnv>,
     tasks: AtomicUsize,
     queries: Arc<Queries>,
@@ -217,6 +224,11 @@ impl Attempt {
     /// How long it has computed here.
     pub fn age(&self) -> &Arc<Age> {
         &self.age
+    }
+
+    /// What its scans have read here.
+    pub fn rows_read(&self) -> &RowsRead {
+        &self.rows_read
     }
 
     /// Its share of the memory, with the files and caches of the process.

@@ -35,10 +35,10 @@ impl WorkerSessionBuilder for TaskSessions {
         attempt.fate().check()?;
         let config = builder.config().get_or_insert_default();
         task_config(config, &headers, &self.channels)?;
-        let (fate, age) = (attempt.fate().clone(), Arc::clone(attempt.age()));
+        let (fate, age, read) = (attempt.fate().clone(), Arc::clone(attempt.age()), attempt.rows_read().clone());
         let runtime = Arc::clone(attempt.runtime());
         config.set_distributed_worker_plan_rewrite_handler(move |event: WorkerPlanRewriteEvent<'_>| {
-            Ok(WorkerPlanRewriteEventResponse::new(prepare(event.plan, &fate, &age, &runtime)?))
+            Ok(WorkerPlanRewriteEventResponse::new(prepare(event.plan, &fate, &age, &read, &runtime)?))
         });
         Ok((self.functions)(builder).with_runtime_env(Arc::clone(attempt.runtime())).build())
     }

@@ -6,16 +6,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use datafusion::arrow::array::AsArray;
+use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use datafusion::arrow::datatypes::{DataType, Int64Type, Schema};
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::physical_plan::buffer::BufferExec;
 use datafusion::physical_plan::empty::EmptyExec;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt, WorkerResolver, display_plan_ascii};
 use futures::StreamExt;
@@ -36,6 +37,7 @@ use windlass_engine::session::{session_config, state_builder};
 use windlass_engine::{Locations, RuntimeOptions, build_runtime};
 
 use super::aging::{Age, Ages};
+use super::plan::RowsRead;
 use super::*;
 
 /// Rows of the larger table.
@@ -388,10 +390,17 @@ async fn the_door_asks_who_is_there_and_vouches_for_every_end() {
 async fn operators_that_nobody_looked_at_do_not_run() {
     let age = Age::new(Ages::new(Handle::current(), Duration::MAX));
     let empty: Arc<dyn ExecutionPlan> = Arc::new(EmptyExec::new(Arc::new(Schema::empty())));
-    let prepare = |plan: &Arc<dyn ExecutionPlan>| plan::prepare(Arc::clone(plan), &Fate::default(), &age, &RuntimeEnv::default());
+    let (fate, read, runtime) = (Fate::default(), RowsRead::default(), RuntimeEnv::default());
+    let prepare = |plan: &Arc<dyn ExecutionPlan>| plan::prepare(Arc::clone(plan), &fate, &age, &read, &runtime);
     let prepared = prepare(&empty).unwrap();
     assert!(prepared.is::<EmptyExec>() && prepared.children().is_empty(), "the shape stays");
     // Ends its rows cleanly when its input panics.
     let unknown: Arc<dyn ExecutionPlan> = Arc::new(BufferExec::new(empty, 1));
     assert!(prepare(&unknown).unwrap_err().to_string().contains("does not run BufferExec"));
+    let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef)]).unwrap();
+    let scan: Arc<dyn ExecutionPlan> =
+        MemorySourceConfig::try_new_exec(&[vec![batch.clone(), batch.clone()]], batch.schema(), None).unwrap();
+    let prepared = prepare(&scan).unwrap();
+    assert_eq!(collect(prepared, Arc::new(TaskContext::default())).await.unwrap().len(), 2);
+    assert_eq!(read.get(), 6, "rows of scans are counted");
 }
