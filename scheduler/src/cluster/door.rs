@@ -19,6 +19,7 @@ use ballista_core::serde::protobuf::{
 };
 use futures::stream::Empty;
 use tonic::{Request, Response, Status};
+use windlass_engine::pipelined::BUILD;
 
 use super::{BallistaServer, Executors};
 
@@ -50,17 +51,17 @@ fn refuse<T>(what: &str) -> Answer<T> {
     Err(Status::permission_denied(format!("this port is for executors and does not {what}; send SQL to the Flight SQL port")))
 }
 
-/// The build and the memory that an executor's requests name. Errors: a build that is not ours.
+/// The build and the memory that an executor's requests name. Errors: a build that is not ours, or none. Other executors of Ballista's lack
+/// our functions and readers, and get only those settings that differ from our defaults.
 fn introduction<T>(request: &Request<T>) -> Result<(String, u64), Status> {
     let agent = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok()).unwrap_or_default();
-    let named = |name| agent.split_whitespace().find_map(|word: &str| word.strip_prefix(name)).unwrap_or_default();
-    let (version, memory) = (named(EXECUTOR_AGENT), named(MEMORY_AGENT));
-    match version.is_empty() || version == env!("CARGO_PKG_VERSION") {
-        true => Ok((version.to_owned(), memory.parse().unwrap_or(0))),
-        false => Err(Status::failed_precondition(format!(
-            "executor is version {version}, the scheduler {}: install the same version",
-            env!("CARGO_PKG_VERSION")
-        ))),
+    let named = |name| agent.split_whitespace().find_map(|word: &str| word.strip_prefix(name));
+    match named(EXECUTOR_AGENT) {
+        Some(BUILD) => Ok((BUILD.to_owned(), named(MEMORY_AGENT).and_then(|bytes| bytes.parse().ok()).unwrap_or(0))),
+        Some(version) => {
+            Err(Status::failed_precondition(format!("executor is version {version}, the scheduler {BUILD}: install the same version")))
+        }
+        None => Err(Status::failed_precondition(format!("executor does not tell its version: start windlass-executor {BUILD}"))),
     }
 }
 
@@ -179,6 +180,21 @@ mod tests {
     use ballista_core::serde::protobuf::{ExecutorOperatingSystemSpecification, ExecutorResource, ExecutorSpecification};
 
     use super::*;
+
+    #[test]
+    fn only_executors_of_this_build_are_let_in() {
+        let introduced = |agent: Option<&str>| {
+            let mut request = Request::new(());
+            agent.map(|agent| request.metadata_mut().insert("user-agent", agent.parse().unwrap()));
+            introduction(&request)
+        };
+        let ours = format!("windlass-executor/{BUILD}");
+        assert_eq!(introduced(Some(&format!("{ours} memory/7 tonic/0"))).unwrap(), (BUILD.to_owned(), 7));
+        assert_eq!(introduced(Some(&ours)).unwrap().1, 0);
+        for other in [None, Some("tonic/0"), Some("windlass-executor/"), Some("windlass-executor/0.0.0 memory/7")] {
+            assert!(introduced(other).is_err(), "{other:?}");
+        }
+    }
 
     #[test]
     fn incomplete_registrations_are_refused() {
