@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::debug;
@@ -31,7 +32,6 @@ mod run;
 mod slices;
 mod soundness;
 mod stall;
-mod windows;
 
 /// Room beside the process's memory limit for rows that executors have sent and nobody has read yet.
 const HEAD_ROOM_BYTES: usize = 128 * 1024 * 1024;
@@ -165,7 +165,7 @@ impl Run for Staged {
         self.0.full().await;
     }
 
-    async fn rows(&self) -> Result<datafusion::execution::SendableRecordBatchStream> {
+    async fn rows(&self) -> Result<SendableRecordBatchStream> {
         self.0.rows().await
     }
 

@@ -45,7 +45,7 @@ use super::{Cluster, Engine, ExecutorInfo, PlannedQuery, Run};
 use crate::cluster::door::ExecutorDoor;
 use crate::cluster::jobs::Jobs;
 use crate::cluster::rounds::pause_after;
-use crate::cluster::{BallistaServer, Capacity, Executors};
+use crate::cluster::{BallistaServer, Capacity, Executors, Member};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
 
@@ -235,7 +235,7 @@ async fn physical_plan(query: &PlannedQuery, hash_joins: HashJoins) -> Result<Ar
     if joins::changes_later(&physical, query.context.state().config_options()) {
         physical = plan(Broadcast::Never, hash_joins).await?;
     }
-    if joins::keeps_order(&physical) {
+    if joins::relies_on_order(&physical) {
         physical = plan(Broadcast::Never, HashJoins::Avoided).await?;
     }
     windlass_catalog::scan::check_leaves(&physical)?;
@@ -245,7 +245,7 @@ async fn physical_plan(query: &PlannedQuery, hash_joins: HashJoins) -> Result<Ar
 impl Cluster for StagedEngine {
     fn executors(&self) -> Vec<ExecutorInfo> {
         let used = self.core.executors.usage();
-        let info = |member: crate::cluster::Member| ExecutorInfo {
+        let info = |member: Member| ExecutorInfo {
             address: format!("{}:{}", member.metadata.host, member.metadata.port),
             slots: member.slots,
             slots_used: used.of(&member.metadata.id),
@@ -293,7 +293,7 @@ impl Core {
     /// Those that the executors' memory bears.
     fn hash_joins(&self) -> HashJoins {
         let members = self.executors.members();
-        let share = |member: &crate::cluster::Member| member.memory_bytes / member.slots.max(1) as u64 / BUILD_SHARE;
+        let share = |member: &Member| member.memory_bytes / member.slots.max(1) as u64 / BUILD_SHARE;
         let known = members.iter().map(share).filter(|bytes| *bytes > 0);
         HashJoins::UpTo(known.min().unwrap_or(BUILD_BYTES_MAX))
     }

@@ -5,7 +5,7 @@ use datafusion_distributed::WorkerResolver;
 use url::{Host, Url};
 use windlass_engine::pipelined::{BUILD, worker_url};
 
-use crate::engines::Cluster;
+use crate::engines::{Cluster, ExecutorInfo};
 
 /// Executors as they were when an attempt was planned: a list that changes under a query would send its stages astray.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Members {
             cluster.executors().into_iter().filter(|executor| executor.state == "ACTIVE" && executor.version == BUILD).collect();
         let slots = executors.iter().map(|executor| executor.slots as usize).min().unwrap_or(1).max(1);
         let memory_bytes = executors.iter().map(|executor| executor.memory_bytes).min().unwrap_or(0);
-        let member = |executor: &crate::engines::ExecutorInfo| {
+        let member = |executor: &ExecutorInfo| {
             let (host, port) = executor.address.rsplit_once(':')?;
             Some(Member { id: executor.id.clone(), url: worker_url(host, port.parse().ok()?).ok()? })
         };

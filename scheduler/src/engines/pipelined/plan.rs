@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -23,6 +24,8 @@ use datafusion_distributed::{
 use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use uuid::Uuid;
+use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::config::Secret;
 use windlass_engine::pipelined::{QueryToken, WorkerChannels, attempt_config};
 use windlass_engine::session::WindlassOptions;
 
@@ -30,8 +33,8 @@ use super::joins;
 use super::members::Members;
 use super::slices::{scanned_bytes, slice, task_count};
 use super::soundness::{LimitBeforeBroadcastRule, exchanges_otherwise};
-use super::windows::SortByConstantsRule;
 use crate::engines::PlannedQuery;
+use crate::engines::windows::SortByConstantsRule;
 use crate::planning::estimates::bytes_of;
 use crate::planning::sorted_files::SORTED_FILES_RULE;
 
@@ -48,7 +51,7 @@ const BUILD_SHARE: u64 = 2;
 const MEMORY_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 /// Bytes of an encoded stage: a gRPC message carries it.
-const STAGE_BYTES_MAX: usize = windlass_engine::MESSAGE_BYTES_MAX / 2;
+const STAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 
 /// A plan for one attempt. It runs once.
 #[derive(Debug)]
@@ -106,8 +109,8 @@ pub enum Refusal {
     Planner(String),
 }
 
-impl From<datafusion::error::DataFusionError> for Refusal {
-    fn from(error: datafusion::error::DataFusionError) -> Self {
+impl From<DataFusionError> for Refusal {
+    fn from(error: DataFusionError) -> Self {
         Self::Planner(error.strip_backtrace())
     }
 }
@@ -134,7 +137,7 @@ pub struct Links {
     /// Connections, shared by all queries.
     pub channels: WorkerChannels,
     /// The cluster's key, if it has one.
-    pub key: Option<windlass_engine::config::Secret>,
+    pub key: Option<Secret>,
 }
 
 fn session(state: SessionState, members: &Members, token: &QueryToken, links: &Links) -> Result<SessionState, Refusal> {

@@ -3,6 +3,7 @@
 //! Nothing is kept of a stage, so a lost executor loses the attempt. Rows are held back for a moment; if the attempt is lost before any left,
 //! the query runs again on the staged engine, unseen by its readers.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ use super::failure::{Blame, blame};
 use super::members::Members;
 use super::plan::Pipeline;
 use super::slices::scanned_bytes;
-use super::stall::stalled;
+use super::stall::{pulses, stalled};
 use super::{Core, token};
 use crate::engines::buffer::{Buffer, Writer};
 use crate::engines::rescue::{hand_on, leaving};
@@ -55,6 +56,10 @@ const HELD_TIME: Duration = Duration::from_millis(200);
 
 /// How often it is looked whether all executors of a query are still there.
 const ROLL_CALL: Duration = Duration::from_millis(500);
+
+/// How often executors are asked how much they have read, for each of them, and how often at most.
+const COUNT_PAUSE_PER_EXECUTOR: Duration = Duration::from_millis(20);
+const COUNT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a query may give no row while its readers wait, however busy it is. Executors forget stages that wait as long for their first
 /// reader; what needs longer is for the staged engine.
@@ -217,32 +222,53 @@ impl Shared {
         let context = self.limited(pipeline.context, &fate)?;
         let plan = Arc::clone(&pipeline.plan);
         let rows = fate.watch_rows(fate.catch(|| execute_stream(plan, context))??);
-        {
-            let mut rows = pin!(self.watched(rows, &pipeline.members).fuse());
-            let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
-            while bytes < HELD_BYTES {
-                let batch = tokio::select! {
-                    biased;
-                    next = rows.next() => next.transpose()?,
-                    () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
-                };
-                let Some(batch) = batch else { break };
-                bytes += get_record_batch_memory_size(&batch);
-                held.push(batch);
-                due.get_or_insert_with(|| Instant::now() + HELD_TIME);
-            }
-            // The end of the stream is the end of every stage: until then, any of them may still fail.
-            *released = true;
-            for batch in held {
-                writer.push(batch).await;
-            }
-            let send = |batch| writer.push(batch).map(Ok);
-            let any_drains = || pipeline.members.any_drains(self.core.cluster.as_ref());
-            hand_on(rows, send, leaving(any_drains), (writer.schema(), &self.core.runtime)).await?;
+        tokio::select! {
+            biased;
+            streamed = self.stream(rows, &pipeline.members, writer, released) => streamed?,
+            never = self.count_rows(&pipeline.members) => match never {},
         }
         self.measuring.store(true, Ordering::Release);
         self.core.threads.spawn(Arc::clone(self).measure(pipeline.plan));
         Ok(())
+    }
+
+    /// Holds the first rows back for a moment, then hands all of them on.
+    async fn stream(&self, rows: SendableRecordBatchStream, members: &Members, writer: &Writer, released: &mut bool) -> Result<(), Stop> {
+        let mut rows = pin!(self.watched(rows, members).fuse());
+        let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
+        while bytes < HELD_BYTES {
+            let batch = tokio::select! {
+                biased;
+                next = rows.next() => next.transpose()?,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
+            };
+            let Some(batch) = batch else { break };
+            bytes += get_record_batch_memory_size(&batch);
+            held.push(batch);
+            due.get_or_insert_with(|| Instant::now() + HELD_TIME);
+        }
+        // The end of the stream is the end of every stage: until then, any of them may still fail.
+        *released = true;
+        for batch in held {
+            writer.push(batch).await;
+        }
+        let send = |batch| writer.push(batch).map(Ok);
+        let any_drains = || members.any_drains(self.core.cluster.as_ref());
+        hand_on(rows, send, leaving(any_drains), (writer.schema(), &self.core.runtime)).await
+    }
+
+    /// Keeps in the query's progress how many rows executors have read. One that does not answer has read what it had.
+    async fn count_rows(&self, members: &Members) -> Infallible {
+        let (token, mut read) = (token(&self.query), vec![0; members.len()]);
+        let pause = COUNT_PAUSE.max(COUNT_PAUSE_PER_EXECUTOR * u32::try_from(members.len()).unwrap_or(u32::MAX));
+        loop {
+            sleep(pause).await;
+            let answers = pulses(members, &token, &self.core.links, COUNT_PAUSE).await;
+            for (read, pulse) in read.iter_mut().zip(answers) {
+                *read = pulse.map_or(0, |pulse| pulse.rows_read).max(*read);
+            }
+            self.progress.lock().rows_read = read.iter().sum();
+        }
     }
 
     /// Rows as they come, in the schema that was promised; an error once no more can come.

@@ -94,9 +94,7 @@ pub async fn stalled(members: &Members, token: &QueryToken, links: &Links, limit
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         due.tick().await;
-        // Not mapped by the stream, whose closures the compiler takes for less general than they are.
-        let asked: Vec<_> = members.urls().map(|url| ask(url, token, links, pause.min(ANSWER_MAX))).collect();
-        let answers: Vec<_> = stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).collect().await;
+        let answers = pulses(members, token, links, pause.min(ANSWER_MAX)).await;
         let executor = match watch.observe(&answers) {
             Some(Trouble::Silent(executor)) => members.ids().nth(executor).map(str::to_owned),
             Some(Trouble::Idle) => None,
@@ -104,6 +102,13 @@ pub async fn stalled(members: &Members, token: &QueryToken, links: &Links, limit
         };
         return Stall { executor, limit };
     }
+}
+
+/// Asks all executors of an attempt, each of which has `limit` to answer. In their order.
+pub async fn pulses(members: &Members, token: &QueryToken, links: &Links, limit: Duration) -> Vec<Option<Pulse>> {
+    // Not mapped by the stream, whose closures the compiler takes for less general than they are.
+    let asked: Vec<_> = members.urls().map(|url| ask(url, token, links, limit)).collect();
+    stream::iter(asked).buffered(ASKED_AT_ONCE_MAX).collect().await
 }
 
 /// Asks one executor; nothing if it does not answer within `limit`.
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     fn pulse(entered: u64, left: u64) -> Option<Pulse> {
-        Some(Pulse { entered, left })
+        Some(Pulse { entered, left, ..Pulse::default() })
     }
 
     /// The last finding of so many equal answers.

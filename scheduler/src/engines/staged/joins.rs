@@ -8,7 +8,8 @@
 //! DataFusion distributes the plan, and Ballista is told sizes by which it keeps it (`told`).
 //!
 //! Order: when a stage's inputs are known, Ballista swaps the sides of joins whose build side turned out to be the larger one. The order
-//! of the probe side is lost then, but DataFusion sorts below joins that keep it. So sorts are moved above joins.
+//! of the probe side is lost then, but DataFusion sorts below joins that keep it. So sorts are moved above joins. Where that cannot be, and
+//! something relies on the order, hash joins are avoided.
 
 use std::sync::Arc;
 
@@ -21,13 +22,18 @@ use datafusion::error::Result;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, InputOrderMode, ReplaceChildrenOptions};
 
+use crate::engines::windows::SortByConstantsRule;
 use crate::planning::estimates::bytes_of;
 
 /// DataFusion's rule that chooses modes; ours follows it.
@@ -48,6 +54,7 @@ pub fn with_rules(state: SessionState, broadcast: Broadcast, build_bytes_max: u6
     let place = rules.iter().position(|rule| rule.name() == CHOOSES_MODES).map_or(0, |place| place + 1);
     rules.insert(place, Arc::new(JoinModesRule { broadcast, build_bytes_max }));
     rules.push(Arc::new(SortAboveJoinsRule));
+    rules.push(Arc::new(SortByConstantsRule));
     SessionStateBuilder::new_from_existing(state).with_physical_optimizer_rules(rules).build()
 }
 
@@ -57,9 +64,38 @@ pub fn changes_later(plan: &Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> b
         .unwrap_or(true)
 }
 
-/// Whether a join in a finished plan keeps an order that something above may rely on.
-pub fn keeps_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.exists(|node| Ok(may_swap(node.as_ref()) && node.output_ordering().is_some())).unwrap_or(true)
+/// Whether something in a finished plan may rely on an order that a join keeps: what is above it, or who gets the rows.
+pub fn relies_on_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    has_order_of_join(plan) != Some(false)
+}
+
+/// Whether the rows of a plan have an order that a join in it keeps; `None` if something in it relies on such an order.
+fn has_order_of_join(plan: &Arc<dyn ExecutionPlan>) -> Option<bool> {
+    let inputs = plan.children().into_iter().map(has_order_of_join).collect::<Option<Vec<bool>>>()?;
+    let keeps = may_swap(plan.as_ref()) && plan.output_ordering().is_some();
+    // The first rows of an order are not those of another.
+    if inputs.contains(&true) && !is_indifferent(plan.as_ref()) || keeps && plan.fetch().is_some() {
+        return None;
+    }
+    let passes = inputs.iter().zip(plan.maintains_input_order()).any(|(has_order, passes)| *has_order && passes);
+    Some(keeps || passes && plan.output_ordering().is_some())
+}
+
+/// Whether an operator gives the same rows in whatever order its inputs come. Of a sort that looks at the first part of an order to end
+/// early, executors make another one out of what they get.
+fn is_indifferent(plan: &dyn ExecutionPlan) -> bool {
+    if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        return *aggregate.input_order_mode() == InputOrderMode::Linear && aggregate.required_input_ordering().iter().all(Option::is_none);
+    }
+    if let Some(repartition) = plan.downcast_ref::<RepartitionExec>() {
+        return !repartition.preserve_order();
+    }
+    let passes_all = may_swap(plan)
+        || plan.is::<ProjectionExec>()
+        || plan.is::<FilterExec>()
+        || plan.is::<CooperativeExec>()
+        || plan.is::<CoalescePartitionsExec>();
+    plan.is::<SortExec>() || passes_all && plan.fetch().is_none()
 }
 
 #[derive(Debug)]
@@ -183,3 +219,6 @@ fn without_sort(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<(Arc<dyn Executi
     };
     Ok(Some((plan, keys)))
 }
+
+#[cfg(test)]
+mod tests;

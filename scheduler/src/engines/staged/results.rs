@@ -11,6 +11,7 @@ use ballista_scheduler::state::execution_stage::ExecutionStage;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -217,11 +218,7 @@ impl Connections {
         Ok(())
     }
 
-    async fn start(
-        &self,
-        client: &mut BallistaClient,
-        partition: &ResultPartition,
-    ) -> Result<datafusion::execution::SendableRecordBatchStream, String> {
+    async fn start(&self, client: &mut BallistaClient, partition: &ResultPartition) -> Result<SendableRecordBatchStream, String> {
         let starting = client.fetch_partition(&partition.executor, &partition.id, partition.file, partition.layout, false);
         match timeout(FETCH_STALL_MAX, starting).await {
             Ok(stream) => stream.map_err(|error| error.to_string()),

@@ -5,6 +5,7 @@
 //! for which jobs they have files: those of a scheduler that died are deleted by the next.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_flight::Action;
@@ -124,7 +125,7 @@ impl RollCall {
 
 impl Core {
     /// Calls the roll until the shutdown.
-    pub(super) async fn call_rolls(self: std::sync::Arc<Self>, shutdown: CancellationToken) {
+    pub(super) async fn call_rolls(self: Arc<Self>, shutdown: CancellationToken) {
         let (mut roll_call, mut lines) = (RollCall::default(), HashMap::new());
         while shutdown.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
             lines.retain(|executor: &String, _| self.executors.is_member(executor));

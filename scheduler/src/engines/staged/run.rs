@@ -433,8 +433,8 @@ impl Shared {
                 Err(lost) if sent == 0 => {
                     warn!(query = %self.query.id, %lost, "result is lost: running the query again");
                     self.core.executors.probe(Duration::ZERO).await;
-                    // Full: another reader has told already.
-                    let _told = self.lost.try_send(generation);
+                    // While the query runs again, older news wait: it hears of each generation.
+                    let _told = self.lost.send(generation).await;
                     known = generation;
                 }
                 Err(lost) => {
