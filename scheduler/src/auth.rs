@@ -310,13 +310,14 @@ impl Authenticator {
     /// The session that earlier requests of the same origin got, or a new one.
     fn adopt(&self, sessions: &Sessions, user: &str, origin: &[&[u8]]) -> Result<Caller> {
         let origin = self.digest(origin);
-        let known = self.adopted.lock().get(&origin).and_then(Weak::upgrade);
+        // All the while: requests that come at the same time belong together, too.
+        let mut adopted = self.adopted.lock();
+        let known = adopted.get(&origin).and_then(Weak::upgrade);
         let live = known.and_then(|session| sessions.get(session.id()));
         let session = match live.filter(|session| session.user() == user) {
             Some(session) => session,
             None => {
                 let session = sessions.open(user)?;
-                let mut adopted = self.adopted.lock();
                 // Bounded by the number of open sessions, which has its own limit.
                 adopted.retain(|_, session| session.strong_count() > 0);
                 adopted.insert(origin, Arc::downgrade(&session));
@@ -394,6 +395,8 @@ fn peer_bytes(peer: Option<SocketAddr>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::session::SessionLimits;
     use crate::session::tests::NoExecutors;
@@ -442,6 +445,20 @@ mod tests {
         let first = session("127.0.0.1:1000").await;
         assert_eq!(first, session("127.0.0.1:1000").await);
         assert_ne!(first, session("127.0.0.1:1001").await);
+    }
+
+    #[test]
+    fn calls_that_come_together_over_one_connection_share_a_session() {
+        let (auth, sessions) = (authenticator(true, 60), sessions());
+        let call = || {
+            let caller = auth.admit(&sessions, None, "127.0.0.1:1000".parse().ok()).now_or_never();
+            caller.expect("nothing to wait for").expect("anonymous").session.id().clone()
+        };
+        let ids: Vec<_> = std::thread::scope(|scope| {
+            let calls: Vec<_> = (0..16).map(|_| scope.spawn(call)).collect();
+            calls.into_iter().map(|call| call.join().expect("no panic")).collect()
+        });
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     }
 
     #[tokio::test]

@@ -28,8 +28,10 @@ use crate::explain::{engine_row, explain, note_rows, with_reports};
 use crate::garbage::{self, Collector, GarbageOptions};
 use crate::guard::GuardLimits;
 use crate::planning::{Engines, Planned, Planner, PlanningLimits, Resolved, functions, settings_schema};
+use crate::query::kill::kill;
 use crate::query::rows::{Summary, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
+use crate::readers::{Reader, Readers};
 use crate::schema::to_client;
 use crate::session::{Session, SessionLimits, Sessions};
 use crate::statement::{Action, ExplainMode, Statement, StatementKind};
@@ -81,6 +83,7 @@ pub struct Coordinator {
     planner: Arc<Planner>,
     sessions: Sessions,
     queries: Arc<Queries>,
+    readers: Arc<Readers>,
     collector: Arc<Collector>,
 }
 
@@ -90,7 +93,9 @@ impl Coordinator {
         let queries = Queries::new(limits.queries);
         let system = system::catalog(Arc::clone(&queries), Arc::clone(&parts.cluster), Arc::clone(&parts.catalog));
         let (catalog, runtime) = (Arc::clone(&parts.catalog), Arc::clone(&parts.runtime));
-        let collector = Collector::new(catalog, runtime, parts.ddl.places(), Arc::clone(&queries), limits.garbage);
+        let readers = Readers::new(Arc::clone(&catalog));
+        let reading = (Arc::clone(&queries), Arc::clone(&readers));
+        let collector = Collector::new(catalog, runtime, parts.ddl.places(), reading, limits.garbage);
         let engines = Engines { local: parts.local, pipelined: parts.pipelined, staged: parts.staged, cluster: Arc::clone(&parts.cluster) };
         let ddl = Arc::new(parts.ddl);
         let (catalog, names) = (Arc::clone(&parts.catalog), Arc::clone(&ddl));
@@ -101,6 +106,7 @@ impl Coordinator {
             planner: Arc::new(planner),
             sessions: Sessions::new(limits.sessions, parts.cluster),
             queries,
+            readers,
             collector: Arc::new(collector),
         })
     }
@@ -128,8 +134,9 @@ impl Coordinator {
 
     /// Starts a statement without parameters, as [`Coordinator::prepare`] and [`Coordinator::execute`] would in a row.
     pub async fn submit(&self, session: &Arc<Session>, sql: &str) -> Result<Arc<Query>> {
+        let reader = self.readers.begin();
         let (statement, resolved) = self.planner.prepare(session, sql).instrument(info_span!(SPAN_PLAN)).await?;
-        self.start(session, &Arc::new(statement), None, resolved).await
+        self.start(session, &Arc::new(statement), None, resolved, &reader).await
     }
 
     /// Starts a statement. `parameters` has one column per placeholder and one row per run; results come in the order of the rows.
@@ -142,7 +149,7 @@ impl Coordinator {
         statement: &Arc<Statement>,
         parameters: Option<&RecordBatch>,
     ) -> Result<Arc<Query>> {
-        self.start(session, statement, parameters, None).await
+        self.start(session, statement, parameters, None, &self.readers.begin()).await
     }
 
     async fn start(
@@ -151,10 +158,11 @@ impl Coordinator {
         statement: &Arc<Statement>,
         parameters: Option<&RecordBatch>,
         resolved: Option<Resolved>,
+        reader: &Reader,
     ) -> Result<Arc<Query>> {
         let work = match statement.action() {
             Action::Query(_) | Action::Write(_) | Action::Explain { mode: ExplainMode::Analyze, .. } => {
-                return self.run(session, statement, parameters, resolved).await;
+                return self.run(session, statement, parameters, resolved, reader).await;
             }
             Action::Explain { mode, .. } => {
                 let (planner, session, statement) = (Arc::clone(&self.planner), Arc::clone(session), Arc::clone(statement));
@@ -167,12 +175,12 @@ impl Coordinator {
             }
             Action::Names(names) => {
                 if let DdlStatement::Analyze(analyze) = names.as_ref()
-                    && let Some(query) = self.analyze(session, statement, analyze).await?
+                    && let Some(query) = self.analyze(session, statement, analyze, reader).await?
                 {
                     return Ok(query);
                 }
                 let planner = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
-                let head = head(session, statement, CATALOG_ENGINE, statement.schema());
+                let head = head(session, statement, CATALOG_ENGINE, statement.schema(), reader);
                 let by = Cause { user: session.user().to_owned(), query_id: Some(head.id.to_string()), ..Cause::default() };
                 let run = run_names(Arc::clone(&self.ddl), names.as_ref().clone(), by, planner, statement.schema());
                 return self.queries.launch(head, Work::Statement(Box::pin(run))).await;
@@ -187,6 +195,13 @@ impl Coordinator {
                     };
                     let collected = collector.collect(table.as_deref(), vacuum.older_than, vacuum.dry_run).await?;
                     Ok(Outcome { rows: Some(garbage::collected_rows(&collected)?), affected_rows: None })
+                }))
+            }
+            Action::KillQuery(victim) => {
+                let (queries, user, victim) = (Arc::clone(&self.queries), session.user().to_owned(), victim.clone());
+                Work::Statement(Box::pin(async move {
+                    let killed = kill(&queries, &user, &victim).await?;
+                    Ok(Outcome { rows: Some(killed), affected_rows: None })
                 }))
             }
             Action::Set { name, value } => {
@@ -208,12 +223,13 @@ impl Coordinator {
             }
             Action::Execute(_) => return Err(Error::internal("EXECUTE stands for no statement")),
         };
-        self.queries.launch(head(session, statement, CATALOG_ENGINE, statement.schema()), work).await
+        self.queries.launch(head(session, statement, CATALOG_ENGINE, statement.schema(), reader), work).await
     }
 
     /// Starts to write the rows that a client streams to us.
     pub(crate) async fn ingest(&self, session: &Arc<Session>, ingest: Ingest) -> Result<Arc<Query>> {
         let text = format!("INGEST INTO {}", ingest.table);
+        let reader = self.readers.begin();
         let planned = self.planner.plan_ingest(session, ingest).instrument(info_span!(SPAN_PLAN)).await?;
         let head = QueryHead {
             id: new_query_id(),
@@ -222,6 +238,7 @@ impl Coordinator {
             schema: write::result_schema(),
             engine: planned.engine.name(),
             updates: true,
+            began_ms: reader.began_ms(),
         };
         self.admit(head, planned, Box::new(|run| run)).await
     }
@@ -252,6 +269,7 @@ impl Coordinator {
         statement: &Arc<Statement>,
         parameters: Option<&RecordBatch>,
         resolved: Option<Resolved>,
+        reader: &Reader,
     ) -> Result<Arc<Query>> {
         let mut planned = self.planner.plan(session, statement, parameters.cloned(), resolved).instrument(info_span!(SPAN_PLAN)).await?;
         let (schema, present): (_, Present) = match statement.action() {
@@ -264,11 +282,17 @@ impl Coordinator {
                 (plan_schema(), Box::new(move |run| Arc::new(Summary::analyzed(run, engine.clone(), notes.clone(), Arc::clone(&reports)))))
             }
         };
-        self.launch(session, statement, planned, schema, present).await
+        self.admit(head(session, statement, planned.engine.name(), schema, reader), planned, present).await
     }
 
     /// Runs the query of an ANALYZE; none if it needs no query.
-    async fn analyze(&self, session: &Arc<Session>, statement: &Arc<Statement>, analyze: &Analyze) -> Result<Option<Arc<Query>>> {
+    async fn analyze(
+        &self,
+        session: &Arc<Session>,
+        statement: &Arc<Statement>,
+        analyze: &Analyze,
+        reader: &Reader,
+    ) -> Result<Option<Arc<Query>>> {
         let views = SessionPlanner { planner: Arc::clone(&self.planner), session: Arc::clone(session) };
         let Some(analysis) = self.ddl.analysis(analyze, &session.database(), &views).await? else { return Ok(None) };
         let plan = async {
@@ -284,18 +308,7 @@ impl Coordinator {
                 async move { analysis.keep(run.as_ref()).await }
             }))
         });
-        self.launch(session, statement, planned, statement.schema(), present).await.map(Some)
-    }
-
-    async fn launch(
-        &self,
-        session: &Arc<Session>,
-        statement: &Statement,
-        planned: Planned,
-        schema: SchemaRef,
-        present: Present,
-    ) -> Result<Arc<Query>> {
-        self.admit(head(session, statement, planned.engine.name(), schema), planned, present).await
+        self.admit(head(session, statement, planned.engine.name(), statement.schema(), reader), planned, present).await.map(Some)
     }
 
     async fn admit(&self, head: QueryHead, planned: Planned, present: Present) -> Result<Arc<Query>> {
@@ -310,9 +323,17 @@ impl Coordinator {
     }
 }
 
-fn head(session: &Arc<Session>, statement: &Statement, engine: &'static str, schema: SchemaRef) -> QueryHead {
+fn head(session: &Arc<Session>, statement: &Statement, engine: &'static str, schema: SchemaRef, reader: &Reader) -> QueryHead {
     let updates = statement.kind() == StatementKind::Update;
-    QueryHead { id: new_query_id(), session: Arc::clone(session), label: label(statement.sql()), schema, engine, updates }
+    QueryHead {
+        id: new_query_id(),
+        session: Arc::clone(session),
+        label: label(statement.sql()),
+        schema,
+        engine,
+        updates,
+        began_ms: reader.began_ms(),
+    }
 }
 
 async fn run_names(

@@ -6,7 +6,7 @@
 //! Reading order: `rpc` (who calls, what every call shares), [`statements`] (statements from command to rows), `ingest` (rows that clients stream
 //! to us), `actions` (prepare, cancel,
 //! session options), `metadata` and `sql_info` (what tools ask about tables and about us), `columns` (how a column is described), `stream`
-//! (rows to messages), `prepared` and `ticket` (what clients hold in their hands).
+//! (rows to messages), `prepared` and `ticket` (what clients hold in their hands), `connection` (how we know that a client is gone).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 
 mod actions;
 mod columns;
+mod connection;
 mod ingest;
 mod metadata;
 mod prepared;
@@ -36,6 +38,7 @@ mod statements;
 mod stream;
 mod ticket;
 
+use connection::Connection;
 use prepared::PreparedStatements;
 
 /// How clients reach us.
@@ -154,10 +157,11 @@ pub fn serve(
             health.set_not_serving::<FlightServiceServer<FlightFrontend>>().await;
             lifetime.closed.cancelled().await;
         };
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).map_ok(Connection::from);
         server
             .add_service(health_service)
             .add_service(flight)
-            .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), closed)
+            .serve_with_incoming_shutdown(incoming, closed)
             .await
             .map_err(|cause| Error::new(windlass_proto::Kind::Unavailable, format!("the front door failed: {cause}")))
     })

@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`server`] (how a scheduler is put together), [`config`], [`flight_sql`] with [`auth`] (the front door), [`session`],
 //! [`guard`] and [`statement`] (text before it is planned), [`coordinator`] (what the front door calls), [`ddl`] and [`system`] (names),
-//! [`planning`], `write` (rows that become files), [`explain`], [`query`] (one run of a statement), [`garbage`] (files that nobody needs), [`engines`] (what runs it), [`cluster`] (executors and their slots), [`http`] and
-//! [`metrics`] (for operators).
+//! [`planning`], `write` (rows that become files), [`explain`], [`readers`] and [`query`] (one run of a statement), [`engines`] (what runs it), [`cluster`]
+//! (executors and their slots), [`garbage`] (files that nobody needs), [`http`] and [`metrics`] (for operators).
 
 pub mod auth;
 pub mod cluster;
@@ -20,6 +20,7 @@ pub mod http;
 pub mod metrics;
 pub mod planning;
 pub mod query;
+pub mod readers;
 pub mod schema;
 pub mod server;
 pub mod session;

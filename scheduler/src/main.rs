@@ -12,6 +12,7 @@ use windlass_engine::process::{Exit, error_chain};
 use windlass_engine::telemetry::TelemetryError;
 use windlass_engine::{config, memory, telemetry};
 use windlass_proto::Kind;
+use windlass_scheduler::auth::hash_password;
 use windlass_scheduler::config::Flags;
 use windlass_scheduler::server::{self, Manners};
 use windlass_scheduler::{Error, SchedulerConfig};
@@ -38,6 +39,9 @@ struct Cli {
     /// Print the resulting configuration, secrets masked, and exit
     #[arg(long)]
     print_config: bool,
+    /// Read a password from standard input, print what a user's entry in the configuration holds for it, and exit
+    #[arg(long)]
+    hash_password: bool,
     /// Print one line with the ports when all listen
     #[arg(long)]
     announce: bool,
@@ -86,6 +90,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    if cli.hash_password {
+        println!("{}", hash_password(&typed_password()?)?);
+        return Ok(());
+    }
     let config = SchedulerConfig::load(cli.config.as_deref(), &cli.flags)?;
     if cli.print_config {
         print!("{}", config::print(&config).map_err(|cause| Error::internal(format!("cannot print the configuration: {cause}")))?);
@@ -103,4 +111,16 @@ fn run(cli: Cli) -> Result<(), Failure> {
     clients.shutdown_timeout(SHUTDOWN);
     cluster.shutdown_timeout(SHUTDOWN);
     Ok(result?)
+}
+
+/// The first line of standard input.
+fn typed_password() -> Result<String, Error> {
+    let mut line = String::new();
+    std::io::stdin()
+        .read_line(&mut line)
+        .map_err(|cause| Error::invalid(format!("cannot read a password from standard input: {cause}")))?;
+    match line.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::invalid("standard input begins with no password")),
+        password => Ok(password.to_owned()),
+    }
 }

@@ -27,7 +27,7 @@ pub const RPCS_TOTAL: &str = "windlass_rpcs_total";
 pub const EXECUTORS: &str = "windlass_executors";
 /// Slots of live executors.
 pub const SLOTS: &str = "windlass_slots";
-/// Slots that tasks occupy.
+/// Slots that tasks of staged queries occupy: pipelined ones share the threads of their executors, who count them.
 pub const SLOTS_USED: &str = "windlass_slots_used";
 /// Bytes reserved by queries that run in the scheduler.
 pub const MEMORY_RESERVED_BYTES: &str = "windlass_memory_reserved_bytes";
@@ -54,7 +54,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(RPCS_TOTAL, "Client calls that ended");
     describe_gauge!(EXECUTORS, "Executors that are alive");
     describe_gauge!(SLOTS, "Slots of live executors");
-    describe_gauge!(SLOTS_USED, "Slots that tasks occupy");
+    describe_gauge!(SLOTS_USED, "Slots that tasks of staged queries occupy");
     describe_gauge!(MEMORY_RESERVED_BYTES, Unit::Bytes, "Memory reserved by queries that run in the scheduler");
     describe_gauge!(SPILL_BYTES, Unit::Bytes, "Spill files of queries that run in the scheduler");
     Ok(handle)

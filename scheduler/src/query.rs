@@ -24,6 +24,7 @@ use crate::metrics::{QUERIES_TOTAL, QUERY_SECONDS};
 use crate::session::Session;
 
 mod admission;
+pub mod kill;
 mod queries;
 mod reading;
 pub mod rows;
@@ -34,6 +35,9 @@ const LABEL_CHARS_MAX: usize = 1_000;
 
 /// A client that was told of rows asks for them at once; one that has not for this long does not hold up a scheduler that stops.
 const FETCH_TIME: Duration = Duration::from_secs(10);
+
+/// How long a client has to come back over another connection, after it was last heard of.
+const DESERTED: Duration = Duration::from_secs(1);
 
 /// What happens to a query.
 #[derive(Clone)]
@@ -61,6 +65,7 @@ pub struct Query {
     updates: bool,
     created: Instant,
     created_at: SystemTime,
+    began_ms: i64,
     status: watch::Sender<Status>,
     cancel: CancellationToken,
     /// Why it was cancelled, if not because somebody asked.
@@ -74,6 +79,8 @@ pub struct Query {
     linger: OnceLock<Duration>,
     rows_returned: AtomicU64,
     used: Mutex<Instant>,
+    /// Cancelled when the connection has ended over which a client asks for it now and then.
+    asker_gone: Mutex<CancellationToken>,
 }
 
 impl fmt::Debug for Query {
@@ -97,6 +104,8 @@ pub struct QueryHead {
     pub engine: &'static str,
     /// Whether it changes something: then it is run to its end, whoever reads its rows.
     pub updates: bool,
+    /// When its planning began, in milliseconds since 1970: it reads what tables held then.
+    pub began_ms: i64,
 }
 
 /// An id that sorts by time.
@@ -134,6 +143,7 @@ impl Query {
             updates: head.updates,
             created: now,
             created_at: SystemTime::now(),
+            began_ms: head.began_ms,
             status: watch::Sender::new(status),
             cancel: CancellationToken::new(),
             cancelled_by: OnceLock::new(),
@@ -143,6 +153,7 @@ impl Query {
             linger: OnceLock::new(),
             rows_returned: AtomicU64::new(0),
             used: Mutex::new(now),
+            asker_gone: Mutex::default(),
         }
     }
 
@@ -243,6 +254,12 @@ impl Query {
     /// Rows that were read are kept for so long after their last use, and no longer.
     pub fn keep_after_reading(&self, linger: Duration) {
         self.linger.get_or_init(|| linger);
+    }
+
+    /// Somebody asks for the query now and then; when `gone` is cancelled and nobody else asks or reads, it is cancelled soon.
+    pub fn wanted_until(&self, gone: CancellationToken) {
+        *self.used.lock() = Instant::now();
+        *self.asker_gone.lock() = gone;
     }
 
     fn cancel_because(&self, reason: Error) {
@@ -375,11 +392,18 @@ impl Query {
             _ => limit,
         };
         let waits_for_readers = || status.runs.last().is_some_and(|run| run.full().now_or_never().is_some());
-        let idle = now.saturating_duration_since(*self.used.lock()) >= limit;
+        let idle = now.saturating_duration_since(*self.used.lock());
         let readers = self.readers.load(Ordering::Acquire);
         match status.state.is_final() {
-            true if idle && readers == 0 && !status.released => Some(Neglect::Close),
-            false if idle && (readers == 0 || waits_for_readers()) => Some(Neglect::Cancel),
+            true if idle >= limit && readers == 0 && !status.released => Some(Neglect::Close),
+            false if idle >= DESERTED && readers == 0 && self.asker_gone.lock().is_cancelled() => Some(Neglect::Cancel(Error::new(
+                Kind::Cancelled,
+                "the query was cancelled: the connection was closed over which its client asked for it",
+            ))),
+            false if idle >= limit && (readers == 0 || waits_for_readers()) => Some(Neglect::Cancel(Error::new(
+                Kind::Cancelled,
+                format!("the query was cancelled: nobody asked for it for {} s", limit.as_secs()),
+            ))),
             _ => None,
         }
     }
@@ -409,7 +433,7 @@ fn counted(runs: &[Arc<dyn Run>]) -> Progress {
 }
 
 enum Neglect {
-    Cancel,
+    Cancel(Error),
     Close,
 }
 

@@ -1,6 +1,7 @@
 //! Puts a scheduler together and runs it until it is told to stop.
 
 use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -35,6 +36,9 @@ use crate::{flight_sql, metrics, system};
 /// What connections and executors get to hear of the end.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 
+/// How the names of DataFusion's directories of spill files begin. It removes them when it is dropped.
+const SPILLED: &[u8] = b"datafusion-";
+
 /// How a process runs beside its settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Manners {
@@ -58,13 +62,7 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
 
     let _lock = own_data_dir(&config.data_dir)?;
     let (locations, warehouse) = locations(&config)?;
-    let options = RuntimeOptions {
-        memory_limit_bytes: config.memory_limit_bytes,
-        spill_dir: config.data_dir.join("spill"),
-        spill_limit_bytes: config.spill_limit_bytes,
-        metadata_cache_bytes: config.metadata_cache_bytes,
-    };
-    let runtime = build_runtime(&options, &locations)?;
+    let runtime = runtime(&config, &locations)?;
     let names = SqliteCatalog::open(&config.data_dir.join("catalog.sqlite")).await?;
     let catalog: Arc<dyn Catalog> = Arc::new(DeltaCatalog::new(Arc::new(names), Arc::clone(&runtime)));
     let key = SigningKey::load_or_create(&config.data_dir.join("signing.key"))
@@ -135,6 +133,36 @@ pub async fn run(config: SchedulerConfig, manners: Manners, cluster_threads: Han
     // What it has begun to forget is on the list of garbage still.
     collecting.abort();
     pages.abort();
+    Ok(())
+}
+
+/// Files, caches and memory of this process, whose data directory it is.
+fn runtime(config: &SchedulerConfig, locations: &Locations) -> Result<Arc<RuntimeEnv>> {
+    let options = RuntimeOptions {
+        memory_limit_bytes: config.memory_limit_bytes,
+        spill_dir: config.data_dir.join("spill"),
+        spill_limit_bytes: config.spill_limit_bytes,
+        metadata_cache_bytes: config.metadata_cache_bytes,
+    };
+    remove_spilled(&options.spill_dir).map_err(|cause| {
+        Error::new(Kind::Unavailable, format!("cannot remove old spill files in '{}': {cause}", options.spill_dir.display()))
+    })?;
+    Ok(build_runtime(&options, locations)?)
+}
+
+/// Removes what schedulers that were killed have spilled.
+fn remove_spilled(spill_dir: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(spill_dir) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(SPILLED) {
+            info!(path = %entry.path().display(), "removing spill files of a scheduler that was killed");
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
     Ok(())
 }
 
@@ -219,5 +247,23 @@ fn own_data_dir(path: &Path) -> Result<File> {
             Err(failed(&"another scheduler uses it").with_hint("stop it, or give this one another 'data_dir'"))
         }
         Err(std::fs::TryLockError::Error(cause)) => Err(failed(&cause)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_spill_files_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let spill_dir = directory.path().join("spill");
+        remove_spilled(&spill_dir).unwrap();
+        for name in ["datafusion-Ab3/of-a-sort", "lost+found"] {
+            std::fs::create_dir_all(spill_dir.join(name)).unwrap();
+        }
+        remove_spilled(&spill_dir).unwrap();
+        let left: Vec<_> = std::fs::read_dir(&spill_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["lost+found"]);
     }
 }

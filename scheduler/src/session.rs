@@ -263,6 +263,7 @@ impl Sessions {
         let mut state = session.state.lock();
         if now.duration_since(state.used) >= Duration::from_secs(self.limits.idle_seconds) {
             open.remove(id);
+            gauge!(SESSIONS_OPEN).set(open.len() as f64);
             return None;
         }
         state.used = now;

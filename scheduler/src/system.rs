@@ -98,6 +98,7 @@ fn executors(all: &[ExecutorInfo]) -> Result<RecordBatch> {
         ("slots_used", Arc::new(UInt32Array::from_iter_values(all.iter().map(|executor| executor.slots_used)))),
         ("heartbeat_age_ms", numbers(all, |executor| executor.heartbeat_age_ms)),
         ("version", texts(all, |executor| &executor.version)),
+        ("memory_bytes", numbers(all, |executor| executor.memory_bytes)),
     ])
 }
 

@@ -301,6 +301,13 @@ async fn a_long_local_query_runs_until_it_is_read_cancelled_or_late() {
     let query = start(endless).await;
     query.cancel().await;
     assert_eq!(state(&query), QueryState::Cancelled);
+    let query = start(endless).await;
+    let killed = bench.text(&format!("CALL system.kill_query('{}', message => 'too large')", query.id())).await;
+    assert!(killed.contains("CANCELLED"), "{killed}");
+    let told = query.finished().await.unwrap_err();
+    assert_eq!((told.kind(), told.to_string().as_str()), (Kind::Cancelled, "the query was cancelled by 'ada': too large"));
+    let gone = bench.fails("CALL system.runtime.kill_query(query_id => 'nobody')").await;
+    assert_eq!(gone.kind(), Kind::NotFound);
     bench.text("SET windlass.query_timeout_s = 1").await;
     let began = Instant::now();
     for sql in [endless, "SELECT value FROM generate_series(1, 3000000)"] {

@@ -20,6 +20,7 @@ use windlass_engine::telemetry::SPAN_CALL;
 use windlass_proto::Kind;
 
 use super::FlightFrontend;
+use super::connection::Peer;
 use crate::error::{Error, Result};
 use crate::metrics::RPCS_TOTAL;
 use crate::session::Session;
@@ -55,7 +56,8 @@ impl FlightService for FlightFrontend {
     }
 
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        self.call("PollFlightInfo", request, |session, descriptor| self.poll(session, descriptor)).await
+        let peer = Peer::of(&request).cloned();
+        self.call("PollFlightInfo", request, |session, descriptor| self.poll(session, descriptor, peer)).await
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -108,7 +110,7 @@ impl FlightFrontend {
         F: Future<Output = Result<R>> + Send,
     {
         let answered = async {
-            let peer = request.remote_addr();
+            let peer = Peer::of(&request).and_then(|peer| peer.address);
             let header = authorization(request.metadata())?;
             let caller = self.authenticator.admit(self.coordinator.sessions(), header, peer).await?;
             let span = info_span!(SPAN_CALL, method, user = caller.session.user(), session = %caller.session.id());

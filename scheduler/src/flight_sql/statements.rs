@@ -20,6 +20,7 @@ use tonic::Streaming;
 use windlass_proto::Kind;
 
 use super::FlightFrontend;
+use super::connection::Peer;
 use super::rpc::Messages;
 use super::{columns, stream::messages};
 use crate::error::{Error, Result};
@@ -59,14 +60,17 @@ impl FlightFrontend {
     }
 
     /// `PollFlightInfo`: as `GetFlightInfo`, but the endpoint comes when there are rows to read; until then the answer says how far
-    /// it is.
-    pub(super) async fn poll(&self, session: Arc<Session>, descriptor: FlightDescriptor) -> Result<PollInfo> {
+    /// it is. A query that runs ends with the connection of whoever polled it last.
+    pub(super) async fn poll(&self, session: Arc<Session>, descriptor: FlightDescriptor, peer: Option<Peer>) -> Result<PollInfo> {
         let command = command(&descriptor.cmd)?;
         let started = match &command {
             Command::TicketStatementQuery(ticket) => Some(self.unseal(&session, ticket)?),
             command => self.start(&session, command).await?,
         };
         let Some(query) = started else { return Ok(PollInfo::new().with_info(metadata_info(&command, descriptor)?)) };
+        if let Some(peer) = peer {
+            query.wanted_until(peer.gone);
+        }
         let ended = tokio::time::timeout(POLL_WAIT, query.ready()).await;
         let fraction = query.progress().fraction();
         let mut info = self.query_info(&query, descriptor)?;

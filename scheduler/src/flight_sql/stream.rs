@@ -1,4 +1,4 @@
-//! Rows to Flight messages: the promised schema first, then batches of one to two MiB, uncompressed.
+//! Rows to Flight messages: the promised schema first, then batches of up to two MiB, uncompressed.
 //!
 //! arrow-flight's own encoder rewrites some types behind the promised schema and splits by the size of shared buffers, which makes
 //! thousands of tiny messages of sliced batches; so batches are measured, joined and cut here, and encoded as they are.
@@ -23,7 +23,9 @@ use tonic::Status;
 use super::rpc::Messages;
 use crate::error::Result;
 
-/// Rows are collected until they take this many bytes.
+/// Batches of fewer bytes wait for others: joining copies them, which costs more than a message does from here on.
+const SMALL_BYTES: usize = 256 << 10;
+/// Small batches are collected until they take this many bytes.
 const MESSAGE_BYTES: usize = 1 << 20;
 /// Larger batches are cut; only a single row may exceed this. Plain gRPC clients refuse more than 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
@@ -72,7 +74,13 @@ impl Rebatch {
     fn hold(&mut self, batch: &RecordBatch) -> Result<()> {
         let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), batch.columns().to_vec(), &rows)?;
-        self.held_bytes += bytes(&batch);
+        let size = bytes(&batch);
+        if size >= SMALL_BYTES {
+            self.release()?;
+            cut(batch, &mut self.ready);
+            return Ok(());
+        }
+        self.held_bytes += size;
         self.held.push(batch);
         match self.held_bytes >= MESSAGE_BYTES {
             true => self.release(),
@@ -191,6 +199,10 @@ mod tests {
         let (sizes, rows) = sizes_and_rows(slices).await;
         assert_eq!(rows, 100_000);
         assert!(sizes.len() <= 4, "{sizes:?}");
+
+        let mixed = [0..100, 100..200, 200..60_000, 60_000..60_100].map(|rows| wide.slice(rows.start, rows.len()));
+        let (sizes, rows) = sizes_and_rows(mixed.to_vec()).await;
+        assert_eq!((sizes.len(), rows), (3, 60_100), "small ones are joined, large ones pass");
 
         let (sizes, rows) = sizes_and_rows(vec![batch(0..1000, |i| if i == 500 { 5 << 20 } else { 10_000 })]).await;
         assert_eq!(rows, 1000);

@@ -17,7 +17,7 @@ use super::{Neglect, Query, QueryHead, QueryRecord, Work};
 use crate::error::{Error, Result};
 
 /// How often queries are looked at that nobody asks for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often queries are looked at during shutdown.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -33,7 +33,7 @@ pub struct QueryLimits {
     /// Queries that wait for either; one more is refused.
     pub queued_max: usize,
     /// Seconds that results are kept after their last use, and that a running query may go without anybody asking for it or, where it waits
-    /// for its reader, taking a row.
+    /// for its reader, taking a row. A query that is polled does not outlive its connection.
     pub unattended_seconds: u64,
     /// Records of queries kept; the oldest finished one is forgotten first.
     pub records_max: usize,
@@ -76,10 +76,10 @@ impl Queries {
         self.all.lock().get(id).map(Arc::clone)
     }
 
-    /// Ids of the queries that have not ended, and when they were created, in milliseconds since 1970.
+    /// Ids of the queries that have not ended, and when their planning began, in milliseconds since 1970.
     pub fn running(&self) -> Vec<(QueryId, i64)> {
         let running = |query: &Arc<Query>| !query.status.borrow().state.is_final();
-        self.all().into_iter().filter(running).map(|query| (query.id.clone(), query.created_ms())).collect()
+        self.all().into_iter().filter(running).map(|query| (query.id.clone(), query.began_ms)).collect()
     }
 
     /// Records of all queries, oldest first.
@@ -155,10 +155,9 @@ impl Queries {
 
     pub(super) async fn sweep(&self, now: Instant) {
         let limit = Duration::from_secs(self.limits.unattended_seconds);
-        let reason = || Error::new(Kind::Cancelled, format!("the query was cancelled: nobody asked for it for {} s", limit.as_secs()));
         for query in self.all() {
             match query.neglect(now, limit) {
-                Some(Neglect::Cancel) => query.cancel_because(reason()),
+                Some(Neglect::Cancel(reason)) => query.cancel_because(reason),
                 Some(Neglect::Close) => query.close().await,
                 None => {}
             }

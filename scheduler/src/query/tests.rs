@@ -78,6 +78,7 @@ fn head() -> QueryHead {
         schema: client_schema(&batch().schema()),
         engine: "staged",
         updates: false,
+        began_ms: 0,
     }
 }
 
@@ -161,6 +162,20 @@ async fn what_nobody_waits_for_is_stopped() {
     let late = bench.launch(1, Some(Duration::from_millis(20))).await.unwrap();
     assert_eq!(late.finished().await.unwrap_err().kind(), Kind::Timeout);
     assert_eq!(late.rows().await.err().unwrap().detail().query_id, late.id().to_string());
+
+    let (polled, gone) = (bench.launch(1, None).await.unwrap(), CancellationToken::new());
+    polled.wanted_until(gone.clone());
+    bench.queries.sweep(Instant::now() + Duration::from_secs(2)).await;
+    assert_eq!(polled.progress().state(), QueryState::Running, "its client may ask again");
+    gone.cancel();
+    polled.wanted_until(CancellationToken::new());
+    bench.queries.sweep(Instant::now() + Duration::from_secs(2)).await;
+    assert_eq!(polled.progress().state(), QueryState::Running, "its client asks over another connection");
+    polled.wanted_until(gone);
+    bench.queries.sweep(Instant::now()).await;
+    assert_eq!(polled.progress().state(), QueryState::Running, "its client may be on its way back");
+    bench.queries.sweep(Instant::now() + Duration::from_secs(2)).await;
+    assert_eq!(polled.finished().await.unwrap_err().kind(), Kind::Cancelled);
 
     let unattended = bench.launch(1, None).await.unwrap();
     bench.queries.sweep(Instant::now()).await;
