@@ -18,6 +18,7 @@ mod rescue;
 mod rows;
 mod scanned;
 pub mod staged;
+mod windows;
 
 /// A query as an engine receives it.
 #[derive(Clone)]
@@ -112,7 +113,7 @@ pub struct ExecutorInfo {
     pub address: String,
     /// Slots it offers.
     pub slots: u32,
-    /// Slots that tasks occupy now.
+    /// Slots that tasks of staged queries occupy now.
     pub slots_used: u32,
     /// `ACTIVE` or `DRAINING`.
     pub state: &'static str,

@@ -5,44 +5,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::{CatalogProvider, CatalogProviderList};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Location, ScalarValue};
-use datafusion::error::DataFusionError;
+use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
-use datafusion::execution::context::SQLOptions;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::logical_expr::expr::{Cast, Placeholder, TryCast};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion::sql::parser;
-use datafusion::sql::sqlparser::ast;
 use windlass_catalog::Catalog;
 use windlass_catalog::catalog::ViewDefinition;
 use windlass_catalog::files::FILES;
-use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews, ViewPlanner};
+use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews};
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::functions::with_dialect;
 use windlass_engine::session::state_builder;
 use windlass_engine::{Dialect, WindlassOptions};
-use windlass_proto::{Kind, QueryId};
+use windlass_proto::QueryId;
 
 use self::buckets::BucketedExchangesRule;
 pub use self::choice::Engines;
 use self::estimates::with_estimates;
-use self::files::name_files;
 use self::generators::with_generators;
 use self::join_order::{order_joins, with_join_order};
 use self::key_answers::answer_from_keys;
 use self::materialized::AnyViews;
+pub(crate) use self::names::resolve;
+use self::names::{Views, as_written, for_all, located, view_query};
 use self::one_pass::in_one_pass;
+use self::parameters::{bind, parameter_types};
 use self::prelude::Prelude;
 pub(crate) use self::spelling::functions;
-use self::spelling::respell;
 use self::threads::Threads;
 use self::time_travel::{advances, with_time_travel};
 use self::types::NestedTypes;
@@ -51,9 +44,10 @@ use crate::engines::{Engine, PlannedQuery};
 use crate::error::{Error, Result};
 use crate::garbage::collected_schema;
 use crate::guard::GuardLimits;
+use crate::query::kill::killed_schema;
 use crate::query::rows::plan_schema;
-use crate::schema::{client_schema, client_type};
-use crate::session::{Asker, Session};
+use crate::schema::client_schema;
+use crate::session::Session;
 use crate::statement::{Action, Parsed, Statement, parse};
 use crate::write::{Committing, Ingest, With, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
@@ -65,9 +59,13 @@ mod files;
 mod generators;
 pub mod join_order;
 mod key_answers;
+mod lateral_aliases;
+mod letter_case;
 mod materialized;
+mod names;
 mod one_pass;
 mod origins;
+mod parameters;
 mod prelude;
 pub mod sorted_files;
 mod spelling;
@@ -125,6 +123,13 @@ pub struct Resolved {
     write: Option<WritePlan>,
 }
 
+/// Plans, optimised, and what that has shown.
+struct Optimized {
+    plans: Vec<LogicalPlan>,
+    notes: Vec<String>,
+    spent: Duration,
+}
+
 /// Plans statements.
 #[derive(Debug)]
 pub struct Planner {
@@ -179,6 +184,7 @@ impl Planner {
                     Action::Names(statement) => ddl::output_schema(statement).map(|schema| client_schema(&schema)),
                     Action::Show(_) => Some(settings_schema()),
                     Action::Vacuum(_) => Some(collected_schema()),
+                    Action::KillQuery(_) => Some(killed_schema()),
                     // What it returns is the number of rows, which is not what clients call a result.
                     Action::Write(write) => write.schema(),
                     Action::Set { .. } | Action::Reset(_) | Action::Prepare { .. } | Action::Deallocate(_) => None,
@@ -240,40 +246,14 @@ impl Planner {
                     write.check_runs(plans.len())?;
                     plans = vec![WriteNode::together(plans)?];
                 }
-                // Not that of the optimized plan: the optimizer may turn a type into one as good, and what leaves the engine is cast back.
-                let schemas = match known {
-                    Some(schema) => vec![schema],
-                    None => plans.iter().map(|plan| row_schema(&state, plan.clone())).collect::<Result<Vec<_>>>()?,
-                };
-                let schema = Arc::clone(&schemas[0]);
-                if let Some(other) = schemas.iter().find(|other| **other != schema) {
-                    return Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}")));
-                }
-                let mut views = Vec::new();
-                if matches!(action, Action::Query(_)) {
-                    for plan in &mut plans {
-                        let (used, read) = planner.use_views(state.config(), plan.clone()).await?;
-                        *plan = used;
-                        views = read;
-                    }
-                }
-                let mut prelude = Prelude::new(&context, &state, &planner.local);
-                let (mut optimized, mut notes) = (Vec::with_capacity(plans.len()), Vec::new());
-                for plan in &plans {
-                    let plan = in_one_pass(plan.clone()).map_err(located)?;
-                    let plan = Box::pin(prelude.optimize(&plan)).await.map_err(located)?;
-                    let plan = answer_from_keys(&state, plan).await.map_err(located)?;
-                    optimized.push(order_joins(&state, plan).await.map_err(located)?);
-                    if optimized.len() == 1 {
-                        notes = views.drain(..).chain(prelude.take_notes()).collect();
-                    }
-                }
-                let (plans, spent) = (optimized, prelude.elapsed());
+                let schema = one_schema(&state, &plans, known)?;
                 let promised = matches!(statement.action(), Action::Query(_)) && statement.parameter_types().iter().all(Option::is_some);
                 if promised && schema != statement.schema() {
                     return Err(Error::invalid("a table of the statement was changed after it was prepared")
                         .with_hint("prepare the statement again"));
                 }
+                let Optimized { plans, notes, spent } =
+                    planner.optimize(&context, &state, plans, matches!(action, Action::Query(_))).await?;
                 let (mut engine, reason) = planner.engines.choose(&state, &plans[0]).await?;
                 if let Some(plan) = write {
                     let writes = Writes { context: &context, catalog: &planner.catalog, ddl: &planner.ddl, planner: &planner };
@@ -283,6 +263,29 @@ impl Planner {
                 Ok(Planned { context, plans, resolved, schema, engine, reason, notes, spent })
             }))
             .await
+    }
+
+    /// Optimises plans, and has parts of them run for it. Those of queries may read materialized views.
+    async fn optimize(
+        &self,
+        context: &Arc<SessionContext>,
+        state: &SessionState,
+        plans: Vec<LogicalPlan>,
+        are_queries: bool,
+    ) -> Result<Optimized> {
+        let mut prelude = Prelude::new(context, state, &self.local);
+        let (mut optimized, mut notes) = (Vec::with_capacity(plans.len()), Vec::new());
+        for plan in plans {
+            let (plan, views) = if are_queries { self.use_views(state.config(), plan).await? } else { (plan, Vec::new()) };
+            let plan = in_one_pass(plan).map_err(located)?;
+            let plan = Box::pin(prelude.optimize(&plan)).await.map_err(located)?;
+            let plan = answer_from_keys(state, plan).await.map_err(located)?;
+            optimized.push(order_joins(state, plan).await.map_err(located)?);
+            if optimized.len() == 1 {
+                notes = views.into_iter().chain(prelude.take_notes()).collect();
+            }
+        }
+        Ok(Optimized { plans: optimized, notes, spent: prelude.elapsed() })
     }
 
     /// Plans to write the rows that a client streams to us.
@@ -414,32 +417,6 @@ fn context(mut config: SessionConfig, runtime: &Arc<RuntimeEnv>, catalogs: Arc<d
     SessionContext::new_with_state(builder.with_type_planner(Arc::new(NestedTypes)).with_catalog_list(catalogs).build())
 }
 
-/// Plans the views that a statement names, with the statement's settings.
-#[derive(Debug)]
-struct Views {
-    guard: GuardLimits,
-    config: SessionConfig,
-    runtime: Arc<RuntimeEnv>,
-}
-
-#[async_trait]
-impl ViewPlanner for Views {
-    async fn plan_view(&self, view: &ViewDefinition, names: Arc<dyn CatalogProviderList>) -> Result<LogicalPlan, DataFusionError> {
-        let external = |error: Error| DataFusionError::External(Box::new(error));
-        let query = view_query(view, &self.guard).map_err(external)?;
-        let context = context(as_written(self.config.clone(), view), &self.runtime, names);
-        resolve(&context, &query).await.map_err(external)
-    }
-}
-
-fn view_query(view: &ViewDefinition, guard: &GuardLimits) -> Result<Box<ast::Statement>> {
-    match parse(&view.sql, view.dialect, guard)? {
-        Parsed { action: Action::Query(query), placeholders: 0, .. } => Ok(query),
-        Parsed { action: Action::Query(_), .. } => Err(Error::invalid("a view cannot have parameters")),
-        _ => Err(Error::invalid("a view is made of a query")),
-    }
-}
-
 impl Planned {
     /// The plans as engines take them.
     pub fn queries(&self, id: &QueryId, label: &str) -> Vec<PlannedQuery> {
@@ -460,140 +437,22 @@ fn row_schema(state: &SessionState, plan: LogicalPlan) -> Result<SchemaRef> {
     Ok(client_schema(plan.schema().as_arrow()))
 }
 
+/// The schema that clients see of the rows of all these plans, of which there is one at least; `known` saves finding it out.
+///
+/// Not that of optimized plans: the optimizer may turn a type into one as good, and what leaves the engine is cast back.
+fn one_schema(state: &SessionState, plans: &[LogicalPlan], known: Option<SchemaRef>) -> Result<SchemaRef> {
+    let schemas = match known {
+        Some(schema) => vec![schema],
+        None => plans.iter().map(|plan| row_schema(state, plan.clone())).collect::<Result<Vec<_>>>()?,
+    };
+    let schema = Arc::clone(&schemas[0]);
+    match schemas.iter().find(|other| **other != schema) {
+        Some(other) => Err(Error::internal(format!("rows of parameters give different schemas: {schema} and {other}"))),
+        None => Ok(schema),
+    }
+}
+
 /// Columns of SHOW for settings. The value is the second one, where clients look for it.
 pub fn settings_schema() -> SchemaRef {
-    use datafusion::arrow::datatypes::{Field, Schema};
     Arc::new(Schema::new(["name", "value", "description"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec()))
-}
-
-/// A configuration in which names and functions mean what they meant where the view was made.
-fn as_written(mut config: SessionConfig, view: &ViewDefinition) -> SessionConfig {
-    let options = config.options_mut();
-    options.catalog.default_schema.clone_from(&view.default_database);
-    if let Some(ours) = options.extensions.get_mut::<WindlassOptions>() {
-        ours.dialect = view.dialect;
-    }
-    config
-}
-
-/// A configuration in which nobody asks: what is planned with it is kept for everybody.
-fn for_all(config: &SessionConfig) -> SessionConfig {
-    config.clone().with_extension(Arc::new(Asker(None)))
-}
-
-/// Looks all names up. Errors: those of the names, with their place in the text; `Unsupported` for a query that writes.
-pub(crate) async fn resolve(context: &SessionContext, query: &ast::Statement) -> Result<LogicalPlan> {
-    let (mut query, state) = (query.clone(), context.state());
-    respell(&mut query, state.config())?;
-    name_files(&mut query, state.catalog_list().catalog(FILES).is_some())?;
-    let statement = parser::Statement::Statement(Box::new(query));
-    let plan = match state.statement_to_plan(statement.clone()).await {
-        Ok(plan) => plan,
-        Err(error) => {
-            let missing = missing_table(&state, &statement, &error);
-            return Err(placed(place(&error), missing.unwrap_or_else(|| Error::from(error))));
-        }
-    };
-    let reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    reads.verify_plan(&plan).map_err(|_| Error::unsupported("a query can only read: SELECT INTO and INSERT are not supported"))?;
-    Ok(plan)
-}
-
-/// What `error` says if it is about a table that does not exist. DataFusion has one error for all that is wrong with a plan.
-fn missing_table(state: &SessionState, statement: &parser::Statement, error: &DataFusionError) -> Option<Error> {
-    let (defaults, text) = (&state.config_options().catalog, error.to_string());
-    let references = state.resolve_table_references(statement).ok()?.into_iter();
-    let mut names = references.map(|reference| reference.resolve(&defaults.default_catalog, &defaults.default_schema));
-    let name = names.find(|name| text.contains(&format!("'{name}' not found")))?;
-    let (what, missing) = match (state.catalog_list().catalog(&name.catalog), state.schema_for_ref(name.clone())) {
-        (None, _) => ("catalog", name.catalog.to_string()),
-        (_, Err(_)) => ("database", name.schema.to_string()),
-        _ => ("table", format!("{}.{}", name.schema, name.table)),
-    };
-    Some(Error::new(Kind::NotFound, format!("{what} '{missing}' does not exist")))
-}
-
-/// An error of planning with its place in the text.
-fn located(error: DataFusionError) -> Error {
-    placed(place(&error), Error::from(error))
-}
-
-fn place(error: &DataFusionError) -> Option<Location> {
-    error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| span.start)
-}
-
-fn placed(place: Option<Location>, error: Error) -> Error {
-    match place {
-        Some(place) => error.at(place.line, place.column),
-        None => error,
-    }
-}
-
-/// What the plan says of its placeholders' types; `None` where it says nothing, or two things.
-fn parameter_types(plan: &LogicalPlan, count: usize) -> Result<Vec<Option<DataType>>> {
-    let mut hints: Vec<Vec<DataType>> = vec![Vec::new(); count];
-    let mut note = |id: &str, data_type: &DataType| {
-        let index = id.trim_start_matches('$').parse().ok().filter(|number| (1..=count).contains(number));
-        let data_type = client_type(data_type);
-        if let Some(hint) = index.map(|number: usize| &mut hints[number - 1])
-            && data_type != DataType::Null
-            && !hint.contains(&data_type)
-        {
-            hint.push(data_type);
-        }
-    };
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::Limit(limit) = node {
-            for expr in [&limit.skip, &limit.fetch].into_iter().flatten() {
-                if let Expr::Placeholder(placeholder) = expr.as_ref() {
-                    note(&placeholder.id, &DataType::Int64);
-                }
-            }
-        }
-        node.apply_expressions(|expr| {
-            expr.apply(|expr| {
-                match expr {
-                    Expr::Placeholder(Placeholder { id, field: Some(field) }) => note(id, field.data_type()),
-                    Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
-                        if let Expr::Placeholder(Placeholder { id, .. }) = expr.as_ref() {
-                            note(id, field.data_type());
-                        }
-                    }
-                    _ => {}
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })
-        })
-    })?;
-    Ok(hints.into_iter().map(|mut hint| if hint.len() == 1 { hint.pop() } else { None }).collect())
-}
-
-/// Values per run, in order of the placeholders, cast to the types that the plan wants.
-///
-/// Shape: one run per row of `parameters`; one run without values for a statement without placeholders.
-fn bind(types: &[Option<DataType>], parameters: Option<&RecordBatch>, rows_max: usize) -> Result<Vec<Vec<ScalarValue>>> {
-    if types.is_empty() {
-        return Ok(vec![Vec::new()]);
-    }
-    let bound = parameters.map_or(0, RecordBatch::num_columns);
-    let parameters = parameters.filter(|batch| batch.num_columns() == types.len() && batch.num_rows() > 0);
-    let parameters =
-        parameters.ok_or_else(|| Error::invalid(format!("the statement has {} parameters, and {bound} have values", types.len())))?;
-    if parameters.num_rows() > rows_max {
-        return Err(Error::new(
-            Kind::Exhausted,
-            format!("a query takes at most {rows_max} rows of parameters, not {}", parameters.num_rows()),
-        ));
-    }
-    let options = CastOptions { safe: false, ..CastOptions::default() };
-    let columns = parameters.columns().iter().zip(types).enumerate().map(|(index, (column, data_type))| {
-        let cast = match data_type {
-            Some(data_type) => cast_with_options(column, data_type, &options),
-            None => Ok(Arc::clone(column)),
-        };
-        cast.map_err(|cause| Error::invalid(format!("parameter {}: {cause}", index + 1)))
-    });
-    let columns = columns.collect::<Result<Vec<_>>>()?;
-    let row = |index| columns.iter().map(|column| Ok(ScalarValue::try_from_array(column, index)?)).collect();
-    (0..parameters.num_rows()).map(row).collect()
 }

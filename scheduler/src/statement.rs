@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
-use windlass_catalog::ddl::{self, Call, DdlStatement, ParseError, Vacuum, rewrite_versions};
+use windlass_catalog::ddl::{self, Call, DdlStatement, KillQuery, ParseError, Vacuum, rewrite_versions};
 use windlass_engine::Dialect;
 use windlass_engine::session::meaning;
 
@@ -118,6 +118,8 @@ pub(crate) enum Action {
     Show(Option<String>),
     /// `CALL system.vacuum(...)`
     Vacuum(Vacuum),
+    /// `CALL system.kill_query(...)`
+    KillQuery(KillQuery),
     /// `PREPARE name FROM ...`
     Prepare { name: String, text: String },
     /// `DEALLOCATE PREPARE name`
@@ -174,6 +176,7 @@ pub(crate) fn parse(sql: &str, session: Dialect, limits: &GuardLimits) -> Result
         only_for_queries(&settings)?;
         let action = match call {
             Call::Vacuum(vacuum) => Action::Vacuum(vacuum),
+            Call::KillQuery(kill) => Action::KillQuery(kill),
             Call::Names(statement) => Action::Names(statement),
         };
         return Ok(Parsed { action, placeholders: 0, settings });

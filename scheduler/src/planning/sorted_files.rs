@@ -11,7 +11,6 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec};
@@ -22,6 +21,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning, ReplaceChildrenOptions};
 use windlass_catalog::order::in_order;
+use windlass_engine::session::physical_optimizer_rules;
 
 /// DataFusion's rule that has scans read in an order which helps a sort, by hints that would disturb one without.
 const HELPS_SORTS: &str = "PushdownSort";
@@ -31,7 +31,7 @@ pub const SORTED_FILES_RULE: &str = "sorted_files";
 
 /// DataFusion's rules with ours in its place. `datafusion.optimizer.enable_sort_pushdown` turns it off.
 pub fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let mut rules = PhysicalOptimizer::new().rules;
+    let mut rules = physical_optimizer_rules();
     let place = rules.iter().position(|rule| rule.name() == HELPS_SORTS).unwrap_or(rules.len());
     rules.insert(place, Arc::new(SortedFilesRule));
     rules

@@ -5,6 +5,7 @@
 
 mod calls;
 mod clauses;
+mod json;
 mod lambdas;
 mod literals;
 mod pivot;
@@ -48,8 +49,9 @@ pub fn respell(statement: &mut ast::Statement, config: &SessionConfig) -> Result
 pub fn functions(dialect: Dialect) -> BTreeMap<String, &'static str> {
     let mut functions = windlass_engine::functions::names(dialect);
     functions.extend(shorthands::names(dialect).map(|name| (name.to_owned(), "scalar")));
+    functions.extend(["json_array", "json_object"].map(|name| (name.to_owned(), "scalar")));
     functions.extend(calls::OF_SESSION.map(|name| (name.to_owned(), "scalar")));
-    functions.extend(["count_if", "max_by", "min_by"].map(|name| (name.to_owned(), "aggregate")));
+    functions.extend(["count_if", "countif", "max_by", "min_by"].map(|name| (name.to_owned(), "aggregate")));
     functions.extend(GENERATORS.map(|(name, ..)| (name.to_owned(), "table")));
     functions
 }
@@ -70,6 +72,11 @@ impl VisitorMut for Speller<'_> {
 
     fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
         flow(clauses::respell(query))
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        select.selection.iter_mut().for_each(rows::conditions);
+        ControlFlow::Continue(())
     }
 
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
@@ -173,7 +180,8 @@ impl Speller<'_> {
             }
             Expr::Cast { kind, expr: inner, data_type, .. } => {
                 literals::row_type(data_type);
-                if self.lenient_casts && matches!(kind, CastKind::Cast | CastKind::DoubleColon) {
+                let is_lenient = self.lenient_casts && matches!(kind, CastKind::Cast | CastKind::DoubleColon);
+                if is_lenient {
                     *kind = CastKind::TryCast;
                 }
                 if let Expr::Value(literal) = &mut **inner {
@@ -181,8 +189,8 @@ impl Speller<'_> {
                 }
                 if let Some(fields) = literals::row_fields(kind, inner, data_type) {
                     *expr = call("named_struct", fields);
-                } else if self.dialect == Dialect::Presto && literals::is_whole(data_type) {
-                    **inner = call("nearest", [taken(inner)]);
+                } else if literals::is_whole(data_type) && (is_lenient || self.dialect == Dialect::Presto) {
+                    **inner = call(if is_lenient { "whole" } else { "nearest" }, [taken(inner)]);
                 }
             }
             // DataFusion takes the fields of what is no column by text only.

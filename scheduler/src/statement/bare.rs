@@ -1,5 +1,5 @@
-//! What the parser knows with more words or fewer: `VALUES 1, 2` is `VALUES (1), (2)`, `TABLE t` is `SELECT * FROM t`, and `current_user()` is
-//! `current_user`.
+//! What the parser knows with more words or fewer: `VALUES 1, 2` is `VALUES (1), (2)`, `TABLE t` is `SELECT * FROM t`, `current_user()` is
+//! `current_user`, and `1_000` is `1000`.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Whitespace, Word};
@@ -12,6 +12,12 @@ pub(super) fn complete(tokens: &mut Vec<TokenWithSpan>) {
         let token = &tokens[index].token;
         if matches!(token, Token::Whitespace(_)) {
             index += 1;
+            continue;
+        }
+        if let (Token::Number(number, false), Some(digits)) = (token, tokens.get(index + 1).and_then(|next| grouped(&next.token))) {
+            // Else the parser would take the digits for a column's name.
+            tokens[index].token = Token::Number(format!("{number}{digits}"), false);
+            tokens.remove(index + 1);
             continue;
         }
         let next = following(tokens, index + 1);
@@ -46,6 +52,13 @@ pub(super) fn complete(tokens: &mut Vec<TokenWithSpan>) {
             index += 1;
         }
     }
+}
+
+/// Digits with underscores between them that follow a number.
+fn grouped(token: &Token) -> Option<String> {
+    let Token::Word(Word { value, quote_style: None, .. }) = token else { return None };
+    let is_grouped = value.starts_with('_') && value.ends_with(|last: char| last.is_ascii_digit());
+    (is_grouped && value.bytes().all(|byte| byte == b'_' || byte.is_ascii_digit())).then(|| value.replace('_', ""))
 }
 
 /// Whether the last parenthesis is that of `> ALL (`: there the parser takes `VALUES` for a function.
@@ -200,6 +213,7 @@ mod tests {
             ("(TABLE a) UNION ALL TABLE b.c", "(SELECT * FROM a) UNION ALL SELECT * FROM b.c"),
             ("SELECT * FROM TABLE(f(1))", "SELECT * FROM TABLE(f(1))"),
             ("SELECT current_user ( ), current_user, f()", "SELECT current_user , current_user, f()"),
+            ("SELECT 1_000_000 + 2_0, 1 _000, a_1, 1_a", "SELECT 1000000 + 20, 1 _000, a_1, 1_a"),
             ("INSERT INTO TABLE t SELECT 1", "INSERT INTO TABLE t SELECT 1"),
         ] {
             let mut tokens = Tokenizer::new(Dialect::Generic.grammar(), sql).tokenize_with_location().unwrap();

@@ -10,7 +10,7 @@ use windlass_catalog::ddl::types::parse_type;
 use windlass_engine::Dialect;
 use windlass_engine::functions::aggregate_meaning;
 
-use super::{Speller, arguments, arguments_of, binary, call, literals, null, number, shorthands, taken, text};
+use super::{Speller, arguments, arguments_of, binary, call, json, literals, null, number, shorthands, taken, text};
 use crate::error::{Error, Result};
 
 /// Functions of the session, which have one value in a statement.
@@ -24,6 +24,9 @@ impl Speller<'_> {
         if let Some(value) = self.of_session(&name, function)? {
             return Ok(Some(value));
         }
+        if let Some(json) = json::made(&name, function)? {
+            return Ok(Some(json));
+        }
         within_group(&name, function);
         if let Some(meant) = aggregate_meaning(&name) {
             function.name = Ident::new(meant).into();
@@ -35,8 +38,12 @@ impl Speller<'_> {
         let args = if of_time { Some(Vec::new()) } else { arguments(function) };
         let Some(mut args) = args else { return Ok(None) };
         if let ([_], Some(data_type)) = (args.as_slice(), self.cast_function(&name)) {
-            let kind = if self.lenient_casts { CastKind::TryCast } else { CastKind::Cast };
-            return Ok(Some(cast(kind, args.remove(0), data_type)));
+            let value = args.remove(0);
+            return Ok(Some(match self.lenient_casts {
+                true if literals::is_whole(&data_type) => cast(CastKind::TryCast, call("whole", [value]), data_type),
+                true => cast(CastKind::TryCast, value, data_type),
+                false => cast(CastKind::Cast, value, data_type),
+            }));
         }
         if let Some(meaning) = shorthands::expand(&name, &args, function, self.dialect) {
             return Ok(Some(meaning));
@@ -119,7 +126,7 @@ impl Speller<'_> {
                 }
             }
             ("grouping_id", 1..) => function.name = Ident::new("grouping").into(),
-            ("count_if", 1) => {
+            ("count_if" | "countif", 1) => {
                 let counted = case(vec![CaseWhen { condition: args.remove(0), result: number(1) }], None);
                 function.name = Ident::new("count").into();
                 function.args = arguments_of(vec![counted], Vec::new());
@@ -255,7 +262,7 @@ fn is_utf8(charset: &Expr) -> bool {
     ["utf-8", "utf8", "us-ascii"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-fn case(conditions: Vec<CaseWhen>, else_result: Option<Expr>) -> Expr {
+pub(super) fn case(conditions: Vec<CaseWhen>, else_result: Option<Expr>) -> Expr {
     let (case_token, end_token) = (AttachedToken::empty(), AttachedToken::empty());
     Expr::Case { case_token, end_token, operand: None, conditions, else_result: else_result.map(Box::new) }
 }

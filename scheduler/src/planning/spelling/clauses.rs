@@ -4,22 +4,23 @@ use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, Expr, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderBy, OrderByExpr, OrderByKind,
-    OrderByOptions, Query, SelectItem, SetExpr, SetOperator, Subscript, TopQuantity, Value, ValueWithSpan, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, FunctionArguments, GroupByExpr, GroupByWithModifier, Ident, LimitClause, OrderBy, OrderByExpr,
+    OrderByKind, OrderByOptions, Query, SelectItem, SetExpr, SetOperator, Subscript, TopQuantity, Value, ValueWithSpan, VisitMut,
+    VisitorMut, WindowSpec, WindowType,
 };
 use windlass_engine::Dialect;
 use windlass_engine::functions::meaning;
 
-use super::{arguments_of, number, taken};
+use super::{arguments_of, binary, call, number, taken};
 use crate::error::{Error, Result};
 
 /// Spells the clauses around a query's body as DataFusion does.
 pub(super) fn respell(query: &mut Query) -> Result<()> {
     subtracted(&mut query.body);
     sorted_by(query)?;
+    ordered_by_all(query)?;
     fetched(query)?;
-    topped(query)?;
-    ordered_by_all(query)
+    topped(query)
 }
 
 /// `GROUP BY a, b WITH ROLLUP` is `GROUP BY ROLLUP (a, b)`.
@@ -60,13 +61,55 @@ fn subtracted(body: &mut SetExpr) {
 /// `FETCH FIRST 5 ROWS ONLY` is `LIMIT 5`.
 fn fetched(query: &mut Query) -> Result<()> {
     let Some(fetch) = query.fetch.take() else { return Ok(()) };
-    if fetch.with_ties || fetch.percent {
-        return Err(Error::unsupported(format!("{fetch} is not supported")).with_hint("use rank() OVER (ORDER BY ...) in a subquery"));
+    if fetch.percent {
+        return Err(Error::unsupported(format!("{fetch} is not supported")).with_hint(RANK));
     }
     let rows = fetch.quantity.unwrap_or_else(|| number(1));
+    if fetch.with_ties {
+        return tied(query, rows);
+    }
     match query.limit_clause.get_or_insert(LimitClause::LimitOffset { limit: None, offset: None, limit_by: Vec::new() }) {
         LimitClause::LimitOffset { limit: limit @ None, .. } => *limit = Some(rows),
         _ => return Err(Error::invalid("a query has either LIMIT or FETCH")),
+    }
+    Ok(())
+}
+
+/// What to do where ties are not supported.
+const RANK: &str = "use rank() OVER (ORDER BY ...) in a subquery";
+
+/// `ORDER BY a FETCH FIRST 5 ROWS WITH TIES` is `QUALIFY rank() OVER (ORDER BY a) <= 5 ORDER BY a`.
+fn tied(query: &mut Query, rows: Expr) -> Result<()> {
+    let unsupported = |what: &str| Error::unsupported(format!("WITH TIES is not supported of {what}")).with_hint(RANK);
+    let SetExpr::Select(select) = query.body.as_mut() else { return Err(unsupported("UNION and the like")) };
+    if select.distinct.is_some() || select.qualify.is_some() {
+        return Err(unsupported("DISTINCT and QUALIFY"));
+    }
+    let Some(OrderBy { kind: OrderByKind::Expressions(keys), .. }) = &query.order_by else {
+        return Err(Error::invalid("WITH TIES needs ORDER BY, which says what is equal"));
+    };
+    let mut order_by = keys.clone();
+    for OrderByExpr { expr, .. } in &mut order_by {
+        // A number is the place of a column only where the query is sorted.
+        if let Expr::Value(ValueWithSpan { value: Value::Number(place, _), .. }) = &*expr {
+            let item = place.parse().ok().and_then(|place: usize| select.projection.get(place.checked_sub(1)?));
+            let Some(SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. }) = item else {
+                return Err(unsupported("columns by their places in *"));
+            };
+            *expr = column.clone();
+        }
+    }
+    let last = match &query.limit_clause {
+        None => rows,
+        Some(LimitClause::LimitOffset { limit: None, offset: Some(offset), .. }) => {
+            binary(rows, BinaryOperator::Plus, Expr::Nested(Box::new(offset.value.clone())))
+        }
+        Some(_) => return Err(Error::invalid("a query has either LIMIT or FETCH")),
+    };
+    let over = WindowSpec { window_name: None, partition_by: Vec::new(), order_by, window_frame: None };
+    if let Expr::Function(mut rank) = call("rank", []) {
+        rank.over = Some(WindowType::WindowSpec(over));
+        select.qualify = Some(binary(Expr::Function(rank), BinaryOperator::LtEq, last));
     }
     Ok(())
 }
@@ -80,11 +123,14 @@ fn topped(query: &mut Query) -> Result<()> {
         Some(TopQuantity::Expr(rows)) => Some(rows.clone()),
         None => None,
     };
-    let Some(rows) = rows.filter(|_| !top.with_ties && !top.percent) else {
-        return Err(Error::unsupported(format!("{top} is not supported")).with_hint("use rank() OVER (ORDER BY ...) in a subquery"));
+    let Some(rows) = rows.filter(|_| !top.percent) else {
+        return Err(Error::unsupported(format!("{top} is not supported")).with_hint(RANK));
     };
     if query.limit_clause.is_some() {
         return Err(Error::invalid("a query has either TOP or LIMIT"));
+    }
+    if top.with_ties {
+        return tied(query, rows);
     }
     query.limit_clause = Some(LimitClause::LimitOffset { limit: Some(rows), offset: None, limit_by: Vec::new() });
     Ok(())

@@ -24,7 +24,7 @@ const SHORTHANDS: &[(&str, usize, &str)] = &[
     ("bitwise_right_shift", 2, "shiftrightunsigned(CAST($1 AS BIGINT), CAST($2 AS INT))"),
     ("bitwise_right_shift_arithmetic", 2, "(CAST($1 AS BIGINT) >> CAST($2 AS BIGINT))"),
     ("bitwise_xor", 2, "($1 ^ $2)"),
-    ("checksum", 1, "sum(xxhash64($1))"),
+    ("checksum", 1, "sum(CAST(xxhash64($1) AS DECIMAL(20, 0)))"),
     ("convert_timezone", 3, "from_utc_timestamp(to_utc_timestamp($3, $1), $2)"),
     ("cosine_similarity", 2, "(1 - cosine_distance($1, $2))"),
     ("curdate", 0, "current_date()"),

@@ -22,13 +22,24 @@ fn clauses_of_hive_and_spark() {
         ("SELECT a FROM t CLUSTER BY a", "SELECT a FROM t ORDER BY a"),
         ("SELECT a FROM t SEMI JOIN u ON t.a = u.a", "SELECT a FROM t LEFT SEMI JOIN u ON t.a = u.a"),
         ("SELECT a NOT RLIKE 'x' FROM t", "SELECT (NOT regexp_like(a, 'x')) FROM t"),
-        ("SELECT int(a), CAST(b AS STRING) FROM t", "SELECT TRY_CAST(a AS INT), TRY_CAST(b AS STRING) FROM t"),
+        ("SELECT int(a), CAST(b AS STRING) FROM t", "SELECT TRY_CAST(whole(a) AS INT), TRY_CAST(b AS STRING) FROM t"),
         (
             "SELECT max_by(a, b) FILTER (WHERE c) FROM t",
             "SELECT first_value(a ORDER BY b DESC NULLS LAST) FILTER (WHERE (c) AND (b) IS NOT NULL) FROM t",
         ),
         ("SELECT a FROM t OFFSET 2 ROWS FETCH NEXT 3 ROWS ONLY", "SELECT a FROM t LIMIT 3 OFFSET 2 ROWS"),
         ("SELECT a FROM t FETCH FIRST ROW ONLY", "SELECT a FROM t LIMIT 1"),
+        (
+            "SELECT a, b FROM t ORDER BY 2 DESC OFFSET 1 FETCH FIRST 3 ROWS WITH TIES",
+            "SELECT a, b FROM t QUALIFY rank() OVER (ORDER BY b DESC) <= 3 + (1) ORDER BY 2 DESC OFFSET 1",
+        ),
+        ("SELECT TOP 2 WITH TIES a FROM t ORDER BY a", "SELECT a FROM t QUALIFY rank() OVER (ORDER BY a) <= 2 ORDER BY a"),
+        (
+            "SELECT json_object('a', 1, 'b', json_array(c))",
+            "SELECT concat('{', concat_ws(',', concat(to_json(concat('a', '')), ':', coalesce(to_json(1), 'null')), \
+             concat(to_json(concat('b', '')), ':', coalesce(concat('[', concat_ws(',', CASE WHEN (c) IS NOT NULL THEN to_json(c) END), ']'), \
+             'null'))), '}')",
+        ),
         ("SELECT a, A, t.a, \"A\" FROM t", "SELECT a, A AS \"A_1\", t.a, \"A\" FROM t"),
         ("SELECT TRY_CAST(a AS INT), a, b AS a FROM t", "SELECT TRY_CAST(a AS INT) AS \"TRY_CAST(a AS INT)\", a, b AS a FROM t"),
         ("SELECT count(*), count(*), count(*) FROM t", "SELECT count(*), count(*) AS \"count(*)_1\", count(*) AS \"count(*)_2\" FROM t"),
@@ -84,6 +95,8 @@ fn clauses_of_hive_and_spark() {
     assert_eq!(spelled(Dialect::Presto, "SELECT CAST(a AS INT)").unwrap(), "SELECT CAST(nearest(a) AS INT)");
     for sql in [
         "SELECT a FROM t FETCH FIRST 2 ROWS WITH TIES",
+        "SELECT DISTINCT a FROM t ORDER BY a FETCH FIRST 2 ROWS WITH TIES",
+        "SELECT json_object('a', 1, 'b')",
         "SELECT a FROM t LIMIT 1 FETCH FIRST ROW ONLY",
         "SELECT a FROM t SORT BY a ORDER BY b",
         "SELECT a FROM t CLUSTER BY a SORT BY a",
