@@ -1,7 +1,8 @@
-//! Completion from keywords and the catalog. Names are fetched behind the person's back; typing never waits.
+//! Completion from keywords, the catalog and, where neither knows a word, functions. Names are fetched behind the person's back; typing never
+//! waits.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reedline::{Completer, CompletionResult, Span, Suggestion};
 
@@ -28,52 +29,76 @@ pub fn is_keyword(word: &str) -> bool {
 
 /// The names that completion knows. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Arc<Mutex<BTreeSet<String>>>);
+pub struct Names(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Databases, tables with and without their database, and columns.
+    catalog: BTreeSet<String>,
+    functions: BTreeSet<String>,
+}
 
 impl Names {
-    /// Fetches the catalog's names in the background; on failure the old ones stay.
+    /// Fetches the names in the background; on failure the old ones stay.
     pub fn refresh(&self, connection: &Connection) {
         let (names, connection) = (self.clone(), connection.clone());
         tokio::spawn(async move {
             if let Ok(fresh) = fetch(&connection).await {
-                *names.0.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+                *names.known() = fresh;
             }
         });
     }
 
-    /// As [`Names::refresh`], if `script` may have changed the catalog.
+    /// As [`Names::refresh`], if `script` may have changed the catalog, or the dialect.
     pub fn refresh_after(&self, script: &str, quotes: Quotes, connection: &Connection) {
         if split(script, quotes).statements.iter().any(|statement| !returns_rows(statement.sql)) {
             self.refresh(connection);
         }
     }
 
-    /// Names and keywords that start with `prefix`, letters of either case alike, at most 60.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Names of the catalog and keywords that start with `prefix`, letters of either case alike, at most 60.
     fn starting_with(&self, prefix: &str) -> Vec<String> {
-        let matches = |name: &str| name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<String> = names.iter().filter(|name| matches(name)).take(SUGGESTIONS_MAX).cloned().collect();
+        let known = self.known();
+        let mut found: Vec<String> = known.catalog.iter().filter(|name| starts_with(name, prefix)).take(SUGGESTIONS_MAX).cloned().collect();
         let lower = prefix.chars().all(char::is_lowercase);
-        let keywords = KEYWORDS.split_whitespace().filter(|word| matches(word));
+        let keywords = KEYWORDS.split_whitespace().filter(|word| starts_with(word, prefix));
         found.extend(keywords.map(|word| if lower { word.to_lowercase() } else { word.to_string() }));
         found.truncate(SUGGESTIONS_MAX);
         found
     }
+
+    /// The same of functions.
+    fn functions_starting_with(&self, prefix: &str) -> Vec<String> {
+        self.known().functions.iter().filter(|name| starts_with(name, prefix)).take(SUGGESTIONS_MAX).cloned().collect()
+    }
 }
 
-/// Databases, tables with and without their database, and columns.
-async fn fetch(connection: &Connection) -> Result<BTreeSet<String>> {
+fn starts_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+}
+
+async fn fetch(connection: &Connection) -> Result<Known> {
     let sql = format!("SELECT table_schema, table_name, column_name FROM information_schema.columns LIMIT {COLUMNS_MAX}");
-    let mut names = BTreeSet::new();
+    let mut known = Known::default();
     for batch in connection.collect(&sql).await? {
         let cells = Cells::new(&batch)?;
         for row in 0..batch.num_rows() {
             if let (Some(database), Some(table), Some(column)) = (cells.text(0, row)?, cells.text(1, row)?, cells.text(2, row)?) {
-                names.extend([format!("{database}.{table}"), database, table, column]);
+                known.catalog.extend([format!("{database}.{table}"), database, table, column]);
             }
         }
     }
-    Ok(names)
+    for batch in connection.collect("SHOW FUNCTIONS").await? {
+        let cells = Cells::new(&batch)?;
+        for row in 0..batch.num_rows() {
+            known.functions.extend(cells.text(0, row)?);
+        }
+    }
+    Ok(known)
 }
 
 /// Completes the word before the cursor.
@@ -98,8 +123,9 @@ impl Completer for SqlCompleter {
         // `db.ta` completes as a whole; `alias.col` by its last part.
         let after_dot = word.rfind('.').map_or(0, |dot| dot + 1);
         let whole = if word.is_empty() { Vec::new() } else { self.names.starting_with(word) };
-        let (start, found) = match whole.is_empty() && after_dot > 0 {
-            true => (start + after_dot, self.names.starting_with(&word[after_dot..])),
+        let (start, found) = match whole.is_empty() && !word.is_empty() {
+            true if after_dot > 0 => (start + after_dot, self.names.starting_with(&word[after_dot..])),
+            true => (start, self.names.functions_starting_with(word)),
             false => (start, whole),
         };
         let suggest = |value: String| Suggestion { value, span: Span::new(start, position), ..Suggestion::default() };
@@ -114,7 +140,8 @@ mod tests {
     #[test]
     fn words_complete_by_prefix_and_keep_the_case_of_keywords() {
         let names = Names::default();
-        names.0.lock().unwrap().extend(["tpch", "tpch.orders", "orders", "o_orderkey"].map(String::from));
+        names.known().catalog.extend(["tpch", "tpch.orders", "orders", "o_orderkey"].map(String::from));
+        names.known().functions.extend(["order_of", "date_trunc"].map(String::from));
         let mut completer = SqlCompleter::new(names);
         let mut complete = |line: &str| {
             let result = completer.complete(line, line.len());
@@ -125,6 +152,9 @@ mod tests {
         assert_eq!(complete("select * from TPCH.o"), ["tpch.orders@14"]);
         assert_eq!(complete("é(o_"), ["o_orderkey@3"]);
         assert_eq!(complete("where x.o_o"), ["o_orderkey@8"]);
+        assert_eq!(complete("select Date_t"), ["date_trunc@7"]);
+        assert_eq!(complete("select ord"), ["orders@7", "order@7"], "functions would only be in the way");
+        assert!(complete("x.date_t").is_empty());
         assert!(complete("select ").is_empty());
     }
 }

@@ -14,6 +14,7 @@ use prost::Message;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
+use windlass_proto::Kind;
 use windlass_proto::session::CloseSessionRequest;
 
 use crate::error::{Error, Result};
@@ -133,8 +134,10 @@ impl Connection {
         }
         match self.client.handshake(request).await {
             Ok(response) => self.adopt(response.metadata()),
-            Err(status) if anonymous && status.code() == tonic::Code::Unimplemented => {}
-            Err(status) => return Err(self.error(&status)),
+            Err(status) => match self.error(&status) {
+                Error::Query { kind: Kind::Unsupported, .. } if anonymous => {}
+                error => return Err(error),
+            },
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::output::{Cells, Format, Printer};
 use crate::progress::{Live, closing};
 use crate::query::{Rows, RunningQuery};
-use crate::script::{Quotes, returns_rows};
+use crate::script::{Quotes, returns_plan, returns_rows};
 
 /// Where and how results appear.
 #[derive(Debug)]
@@ -113,13 +113,18 @@ impl Console {
         self.quotes
     }
 
+    /// Forgets what Ctrl-C has asked for so far, as of a pager: it was meant for something else than the next statement.
+    pub fn forget_interrupts(&mut self) {
+        while self.interrupts.recv().now_or_never().is_some() {}
+    }
+
     /// Runs a statement and shows its rows.
     pub async fn execute(&mut self, sql: &str) -> Result<Outcome> {
         let started = Instant::now();
         let query = self.finish(sql).await?;
         self.quotes = self.quotes.after(sql);
         let (shown, said) = match returns_rows(sql) {
-            true => (self.show(&query).await?, None),
+            true => (self.show(&query, self.format(sql)).await?, None),
             false => {
                 let said = said(&query).await?;
                 (Shown { rows: 0, cut: false, at: Instant::now() }, Some(said))
@@ -150,8 +155,6 @@ impl Console {
 
     /// Runs a statement until its rows are ready.
     async fn finish(&mut self, sql: &str) -> Result<RunningQuery> {
-        // A Ctrl-C from before, as in a pager, was meant for something else.
-        while self.interrupts.recv().now_or_never().is_some() {}
         let mut live = Live::new(self.settings.live);
         // A call that is dropped is cancelled by gRPC: a statement that was not accepted yet ends with it.
         let mut query = tokio::select! {
@@ -172,9 +175,16 @@ impl Console {
         Ok(query)
     }
 
+    /// The format of a statement's rows. Plans would make a wide table, most of it blanks.
+    fn format(&self, sql: &str) -> Format {
+        match self.settings.format() {
+            Format::Table if self.settings.format.is_none() && returns_plan(sql) => Format::Vertical,
+            format => format,
+        }
+    }
+
     /// Writes the rows to their place.
-    async fn show(&mut self, query: &RunningQuery) -> Result<Shown> {
-        let format = self.settings.format();
+    async fn show(&mut self, query: &RunningQuery, format: Format) -> Result<Shown> {
         let mut stream = query.rows();
         // A query that fails before its first row leaves no header behind, and no pager.
         let first = self.next(query, stream.try_next()).await?;
@@ -183,6 +193,7 @@ impl Console {
         let printed = self.print(query, printer, first, stream).await;
         let Some(mut pager) = pager else { return printed };
         pager.wait().map_err(Error::io("wait for the pager"))?;
+        self.forget_interrupts();
         match printed {
             // Leaving the pager before the end is no error.
             Err(error) if error.exit_code() == 0 => Ok(Shown { rows: 0, cut: true, at: Instant::now() }),

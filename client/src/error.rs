@@ -46,7 +46,7 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// A local file, pipe or process failed.
-    #[error("{doing}: {cause}")]
+    #[error("cannot {doing}: {cause}")]
     Io {
         /// What was tried, as in `write 'x.csv'`.
         doing: String,
@@ -111,6 +111,9 @@ impl Error {
                 cause if cause.contains("CaUsedAsEndEntity") => {
                     "the server shows an authority's own certificate; give it one with basicConstraints=CA:FALSE, which may be self-signed"
                 }
+                cause if cause.contains("Connection refused") => {
+                    "nothing listens there; 'windlass up' starts a cluster on this machine and prints its address"
+                }
                 cause if cause.contains("InvalidContentType") => "the server does not speak TLS; try grpc://",
                 cause if !tls && ["connection closed", "broken pipe", "reset", "frame"].iter().any(|word| cause.contains(word)) => {
                     "if the server speaks TLS, try grpc+tls://"
@@ -125,6 +128,10 @@ impl Error {
     /// Sorts a gRPC status: one that never came over the wire, or that refuses a login, is a matter of the connection.
     pub fn from_status(uri: &str, status: &Status) -> Self {
         let kind = Kind::from_code(status.code());
+        if status.message().starts_with("grpc-status header missing") {
+            let (cause, hint) = ("the server speaks HTTP only", "clients use another port, that of the grpc:// address");
+            return Self::Connection { uri: uri.to_string(), cause: cause.into(), hint: hint.into() };
+        }
         if std::error::Error::source(status).is_some() {
             return Self::connection(uri, deepest(status));
         }
@@ -229,6 +236,16 @@ mod tests {
         assert_eq!(report("select *\n\tfrom t"), expected);
         // A wide character takes two columns, a combining one none.
         assert!(report("select *\n表te t").contains("\n11 | 表te t\n   |    ^\n"), "{}", report("select *\n表te t"));
+    }
+
+    #[test]
+    fn an_address_where_no_flight_sql_is_spoken_comes_with_advice() {
+        let http = Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404");
+        let refused = Error::connection("grpc://x", "Connection refused (os error 111)").advised(true);
+        for error in [Error::from_status("grpc://x", &http), refused] {
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.report().contains("grpc://x") && error.report().contains("\nhint: "), "{}", error.report());
+        }
     }
 
     #[test]

@@ -329,8 +329,12 @@ fn vertical<W: Write>(sink: &mut W, batch: &RecordBatch, rows_before: u64) -> Re
     for row in 0..batch.num_rows() {
         let _ = writeln!(text, "-[ row {} ]{:-<width$}", rows_before + row as u64 + 1, "");
         for (column, (name, own)) in names.iter().enumerate() {
-            let value = cells.text(column, row)?.unwrap_or_else(|| "NULL".into());
-            let _ = writeln!(text, "{name}{:1$} | {value}", "", width - own);
+            let value = cells.text(column, row)?.map_or_else(|| "NULL".into(), printable);
+            let mut lines = value.split('\n');
+            let _ = writeln!(text, "{name}{:1$} | {2}", "", width - own, lines.next().unwrap_or_default());
+            for line in lines {
+                let _ = writeln!(text, "{:width$} | {line}", "");
+            }
         }
     }
     sink.write_all(text.as_bytes()).map_err(writing())
@@ -355,13 +359,15 @@ fn table(schema: &SchemaRef, color: bool) -> Table {
     table
 }
 
+/// Control characters would move the cursor; a newline stays, at which lines are broken.
+fn printable(text: String) -> String {
+    let moves = |c: char| c.is_control() && c != '\n';
+    if text.contains(moves) { text.replace(moves, "\u{fffd}") } else { text }
+}
+
 fn table_cell(text: Option<String>, color: bool) -> Result<Cell> {
     Ok(match text {
-        // A control character would move the cursor; a newline stays, the table wraps at it.
-        Some(text) if text.chars().any(|c| c.is_control() && c != '\n') => {
-            Cell::new(text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect::<String>())
-        }
-        Some(text) => Cell::new(text),
+        Some(text) => Cell::new(printable(text)),
         None if color => Cell::new("NULL").add_attribute(Attribute::Dim),
         None => Cell::new("NULL"),
     })
@@ -407,6 +413,14 @@ mod tests {
         assert!(text(Format::Vertical).contains("-[ row 2 ]-\nn | NULL\ns | \n"));
         assert!(text(Format::Json).contains("{\"n\":null,\"s\":\"\","));
         assert!(text(Format::Table).contains("│ NULL ┆"), "{}", text(Format::Table));
+    }
+
+    #[test]
+    fn lines_of_a_vertical_value_stand_below_each_other() {
+        let columns = ["plan_type", "plan"].map(|name| (name, Arc::new(StringArray::from(vec!["\x1ba\n  b"])) as ArrayRef));
+        let text = String::from_utf8(printed(Format::Vertical, &RecordBatch::try_from_iter(columns).unwrap())).unwrap();
+        let expected = "-[ row 1 ]---------\nplan_type | \u{fffd}a\n          |   b\nplan      | \u{fffd}a\n          |   b\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

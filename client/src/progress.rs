@@ -58,16 +58,20 @@ fn line(progress: &Progress, elapsed: Duration) -> String {
     match progress.state() {
         QueryState::Queued => format!("queued {seconds:.1} s"),
         QueryState::Planning => format!("planning {seconds:.1} s"),
-        _ => format!(
-            "stages {}/{}, tasks {}/{} ({} running), {} rows, {}, {seconds:.1} s",
-            progress.stages_done,
-            progress.stages_total,
-            progress.tasks_done,
-            progress.tasks_total,
-            progress.tasks_running,
-            HumanCount(progress.rows_read),
-            BinaryBytes(progress.bytes_read),
-        ),
+        _ => {
+            let Progress { stages_done, stages_total, tasks_done, tasks_total, tasks_running, .. } = progress;
+            let read = read(progress);
+            format!("stages {stages_done}/{stages_total}, tasks {tasks_done}/{tasks_total} ({tasks_running} running){read}, {seconds:.1} s")
+        }
+    }
+}
+
+/// What scans have read, behind a comma, as far as that is known.
+fn read(progress: &Progress) -> String {
+    match (progress.rows_read, progress.bytes_read) {
+        (0, 0) => String::new(),
+        (rows, 0) => format!(", read {} rows", HumanCount(rows)),
+        (rows, bytes) => format!(", read {} rows, {}", HumanCount(rows), BinaryBytes(bytes)),
     }
 }
 
@@ -75,9 +79,7 @@ fn line(progress: &Progress, elapsed: Duration) -> String {
 pub fn closing(rows: u64, elapsed: Duration, progress: &Progress) -> String {
     let plural = if rows == 1 { "" } else { "s" };
     let mut text = format!("{} row{plural} in {:.3} s", HumanCount(rows), elapsed.as_secs_f64());
-    if progress.bytes_read > 0 {
-        text.push_str(&format!(", read {} rows, {}", HumanCount(progress.rows_read), BinaryBytes(progress.bytes_read)));
-    }
+    text.push_str(&read(progress));
     if !progress.query_id.is_empty() {
         text.push_str(&format!(", query {}", progress.query_id));
     }
@@ -89,10 +91,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_line_leaves_out_what_is_unknown() {
+    fn what_is_unknown_is_left_out() {
         let took = Duration::from_millis(1500);
         assert_eq!(closing(1, took, &Progress::default()), "1 row in 1.500 s");
-        let progress = Progress { query_id: "q1".into(), rows_read: 2_000, bytes_read: 4096, ..Progress::default() };
+        let state = QueryState::Running.into();
+        let progress = Progress { query_id: "q1".into(), rows_read: 2_000, bytes_read: 4096, state, ..Progress::default() };
+        let running = "stages 0/0, tasks 0/0 (0 running)";
+        assert_eq!(line(&Progress { state, ..Progress::default() }, took), format!("{running}, 1.5 s"));
+        assert_eq!(line(&progress, took), format!("{running}, read 2,000 rows, 4.00 KiB, 1.5 s"));
         assert_eq!(closing(1_000_000, took, &progress), "1,000,000 rows in 1.500 s, read 2,000 rows, 4.00 KiB, query q1");
     }
 }

@@ -114,12 +114,22 @@ fn first_word(sql: &str) -> usize {
 pub fn returns_rows(sql: &str) -> bool {
     const WORDS: [&str; 12] =
         ["select", "with", "values", "show", "describe", "desc", "explain", "analyze", "msck", "table", "from", "call"];
+    begins_with(sql, &WORDS)
+}
+
+/// Whether a statement returns a plan.
+pub fn returns_plan(sql: &str) -> bool {
+    begins_with(sql, &["explain"])
+}
+
+/// Whether a statement's first word is one of these.
+fn begins_with(sql: &str, words: &[&str]) -> bool {
     let mut sql = &sql[first_word(sql)..];
     while let Some(inside) = sql.strip_prefix('(') {
         sql = &inside[first_word(inside)..];
     }
     let end = sql.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(sql.len());
-    WORDS.iter().any(|word| word.eq_ignore_ascii_case(&sql[..end]))
+    words.iter().any(|word| word.eq_ignore_ascii_case(&sql[..end]))
 }
 
 /// End of the token that starts at `at` with `c`, and whether it is blank. An open quote or comment reaches to the end.

@@ -37,11 +37,12 @@ const DOTTED: &[(&str, &str)] = &[
 const HELP: &str = "\
 Statements end with ';' and may span lines. Ctrl-C cancels a running query, Ctrl-D leaves.
   \\d             tables of the current database        \\l             databases
-  \\d TABLE       columns of a table                    \\x             one line per column, on and off
-  \\s TABLE       the statement that makes a table      .tables        and .mode, .read, .timer ... work, too
-  \\timing        closing line, on and off              \\format NAME   table csv tsv json vertical markdown arrow parquet
+  \\d TABLE       columns of a table                    \\s TABLE       the statement that makes a table
+  \\format NAME   table, csv, tsv, json, vertical, markdown, arrow or parquet; without NAME as at the start
+  \\x             one line per column, on and off       \\timing        closing line, on and off
   \\o FILE        rows to FILE; without FILE back here  \\i FILE        run the statements of FILE
-  \\?             this help                             \\q             leave";
+  \\?             this help                             \\q             leave
+.tables, .mode, .read, .timer and their like of other shells work, too.";
 
 /// Reads and runs until the person leaves. Errors of statements are shown and do not end the shell.
 pub async fn run(console: &mut Console) -> Result<()> {
@@ -62,6 +63,7 @@ pub async fn run(console: &mut Console) -> Result<()> {
             _ => continue,
         };
         let quotes = console.quotes();
+        console.forget_interrupts();
         let result = match command(&text) {
             Some(command) if command == "q" => return Ok(()),
             Some(command) => Box::pin(meta(console, &command)).await,
@@ -107,7 +109,8 @@ async fn meta(console: &mut Console, command: &str) -> Result<()> {
         ("x", _) => toggle("vertical rows", &mut console.settings.expanded, argument),
         ("timing", _) => toggle("closing line", &mut console.settings.timing, argument),
         ("format", Some(name)) => {
-            let format = clap::ValueEnum::from_str(name, true).map_err(|_| Error::Usage(format!("unknown format '{name}'")))?;
+            let format =
+                clap::ValueEnum::from_str(name, true).map_err(|_| Error::Usage(format!("no such format: '{name}'; \\? lists them")))?;
             console.settings.format = Some(format);
             Ok(())
         }

@@ -4,7 +4,7 @@
 //! and `up.lock`, which the running cluster holds and in which it leaves its address.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -41,6 +41,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(500);
 const LOG_LINES_SHOWN: usize = 15;
 /// Characters of each.
 const LOG_LINE_CHARS_SHOWN: usize = 200;
+/// Bytes at the end of a log that they are looked for in.
+const LOG_BYTES_READ: u64 = 64 << 10;
 /// Assumed where the machine does not tell its memory.
 const MEMORY_FALLBACK: u64 = 4 << 30;
 
@@ -59,7 +61,7 @@ pub struct ClusterOptions {
     /// Where the catalog, logs and temporary files live [default: ~/.local/share/windlass]
     #[arg(long, env = "WINDLASS_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Directory that tables may use; may be repeated [default: the data directory and the working directory]
+    /// Directory or bucket that tables may use; may be repeated [default: the data directory and the working directory]
     #[arg(long, value_name = "PREFIX")]
     pub allow_location: Vec<PathBuf>,
     /// Port for Flight SQL clients; 0 is any free one
@@ -367,12 +369,24 @@ impl Process {
             },
             Err(error) => format!("is lost: {error}"),
         };
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = end_of(&self.log).unwrap_or_default();
         let lines: Vec<_> =
             log.lines().map(|line| line.char_indices().nth(LOG_LINE_CHARS_SHOWN).map_or(line, |(end, _)| &line[..end])).collect();
         let tail = lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n  ");
         format!("{} {how}; its log '{}' ends with\n  {tail}", self.name, self.log.display())
     }
+}
+
+/// The last bytes of a file, from the beginning of a line.
+fn end_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(LOG_BYTES_READ);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES_READ).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let whole_lines = text.split_once('\n').filter(|_| start > 0).map_or(&*text, |(_cut, lines)| lines);
+    Ok(whole_lines.to_owned())
 }
 
 /// `~/.local/share/windlass`: catalog of local clusters, shell history.
@@ -409,7 +423,11 @@ fn allowed(options: &ClusterOptions, data: &Path) -> Result<Vec<PathBuf>> {
         let here = std::env::current_dir().map_err(Error::io("find the working directory"))?;
         return Ok(vec![data.to_path_buf(), here]);
     }
-    let absolute = |path: &PathBuf| path.canonicalize().map_err(Error::io(format!("allow location '{}'", path.display())));
+    let absolute = |path: &PathBuf| match path.to_string_lossy().contains("://") {
+        // What may stand there, the programs know.
+        true => Ok(path.clone()),
+        false => path.canonicalize().map_err(Error::io(format!("allow location '{}'", path.display()))),
+    };
     // Executors write tables without a location there.
     options.allow_location.iter().map(absolute).chain([Ok(data.join("warehouse"))]).collect()
 }
@@ -445,6 +463,36 @@ mod tests {
         assert!(refused.contains("`windlass sql grpc://127.0.0.1:7`"), "{refused}");
         drop(first);
         lock(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn buckets_are_allowed_as_they_are_named_and_directories_where_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let bucket = PathBuf::from("s3://lake/raw");
+        let options = |allow_location| ClusterOptions {
+            executors: 1,
+            slots: None,
+            memory: None,
+            data_dir: None,
+            allow_location,
+            flight_port: 0,
+            http_port: 0,
+        };
+        let found = allowed(&options(vec![bucket.clone(), directory.path().join(".")]), Path::new("/data")).unwrap();
+        assert_eq!(found, [bucket, directory.path().canonicalize().unwrap(), PathBuf::from("/data/warehouse")]);
+        assert!(allowed(&options(vec![directory.path().join("missing")]), Path::new("/data")).is_err());
+    }
+
+    #[test]
+    fn of_a_long_log_the_last_lines_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        fs::write(&log, "one\ntwo\n").unwrap();
+        assert_eq!(end_of(&log).unwrap(), "one\ntwo\n");
+        let line = format!("{}\n", "x".repeat(999));
+        fs::write(&log, line.repeat(1000) + "last\n").unwrap();
+        let end = end_of(&log).unwrap();
+        assert!(end.ends_with("\nlast\n") && end.starts_with(&line) && end.len() <= LOG_BYTES_READ as usize, "{} bytes", end.len());
     }
 
     #[test]
