@@ -14,6 +14,7 @@ use prost::Message;
 use tonic::transport::{Channel, Endpoint};
 use windlass_client::{Connection, Credentials};
 use windlass_tests::cluster::Options;
+use windlass_tests::sql::cells;
 use windlass_tests::{Cluster, fixtures};
 
 async fn channel(cluster: &Cluster) -> Channel {
@@ -150,6 +151,26 @@ async fn a_cancelled_query_frees_its_slots() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(2), fetch).await.is_err(), "the endless query ended");
     cluster.await_idle().await;
+
+    // And so has one that only asks how far the query is, and is killed between two polls.
+    let asking = cluster.connect().await;
+    let mut query = asking.start(endless).await.unwrap();
+    while query.progress().tasks_running == 0 {
+        query.poll().await.unwrap();
+    }
+    drop((query, asking));
+    cluster.await_idle().await;
+    await_deserted(&connection).await;
+}
+
+/// Waits until a query has ended because its client's connection has.
+async fn await_deserted(connection: &Connection) {
+    let deserted = "SELECT count(*) FROM system.runtime.queries WHERE state = 'CANCELLED' AND error LIKE '%connection was closed%'";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cells(connection, deserted).await != [["1"]] {
+        assert!(Instant::now() < deadline, "the query of a client that is gone runs on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,8 +212,12 @@ async fn tls_clients_are_served_if_they_trust_the_authority() {
     let cluster = Cluster::start_as(Options { executors: 1, tls: true, users: vec![("ann", "right horse")], ..Options::default() }).await;
     let login = Some(("ann".to_owned(), "right horse".to_owned()));
     let trusting = Credentials { login: login.clone(), tls_ca: Some(Cluster::authority()) };
-    let connection = Connection::connect(cluster.uri(), trusting).await.unwrap();
+    let connection = Connection::connect(cluster.uri(), trusting.clone()).await.unwrap();
     connection.collect("SELECT 1").await.unwrap();
+    let leaving = Connection::connect(cluster.uri(), trusting).await.unwrap();
+    drop(leaving.start("SELECT sum(value) FROM generate_series(1, 1000000000000)").await.unwrap());
+    drop(leaving);
+    await_deserted(&connection).await;
     let stranger = Connection::connect(cluster.uri(), Credentials { login: login.clone(), tls_ca: None }).await;
     assert!(stranger.is_err(), "a certificate of an unknown authority was accepted");
     let plain = Connection::connect(&cluster.uri().replace("grpc+tls", "grpc"), Credentials { login, tls_ca: None }).await;

@@ -104,6 +104,7 @@ async fn rows_come_early_and_take_no_room_in_the_scheduler() {
     let watcher = cluster.connect().await;
     let running = "SELECT count(*) FROM system.runtime.queries WHERE engine = 'pipelined' AND state = 'RUNNING'";
     assert_eq!(cells(&watcher, running).await, [["1"]], "ended before it was read");
+    cluster.await_value(&format!("{running} AND rows_read > 0"), "1").await;
     while let Some(batch) = stream.try_next().await.unwrap() {
         let before = count / 1_000_000;
         count += batch.num_rows() as u64;

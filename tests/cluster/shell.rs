@@ -45,8 +45,9 @@ async fn statements_from_the_command_line_print_rows_and_exit_codes() {
     assert!(err.contains("\n2 | \t'表', 1 +\n  | \t         ^"), "{err}");
     let (code, ..) = windlass(&["sql", "--no-such-flag"]);
     assert_eq!(code, Some(2));
-    let (code, ..) = windlass(&["sql", "grpc://127.0.0.1:1", "-c", "SELECT 1"]);
+    let (code, _, err) = windlass(&["sql", "grpc://127.0.0.1:1", "-c", "SELECT 1"]);
     assert_eq!(code, Some(3));
+    assert!(err.contains("hint: nothing listens there"), "{err}");
 
     let file = cluster.data().join("out.parquet");
     let (code, _, err) = sql(&["-o", file.to_str().unwrap(), "-c", "SELECT * FROM (VALUES (1), (2)) AS t (n)"]);

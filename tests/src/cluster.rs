@@ -245,7 +245,8 @@ impl Cluster {
         Ok(rows[0][0].clone())
     }
 
-    async fn await_value(&self, sql: &str, want: &str) {
+    /// Asks until the first value of the answer is `want`.
+    pub async fn await_value(&self, sql: &str, want: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let got = self.value(sql).await;
