@@ -2,14 +2,16 @@
 //!
 //! Reading order: [`locations`] (which files a process may touch), [`stores`] (how it reaches them), [`formats`] (how rows are kept in them), [`session`] (defaults of a query and what users may set), [`dialect`] (whose SQL is spoken), [`functions`]
 //! (the functions a plan may name), [`cooperation`]
-//! (pauses in long joins), [`expressions`] (rewritten under their names), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`subqueries`] (subqueries in expressions), [`not_in`] (NULLs in NOT IN), [`top_rows`] (limits in subqueries), [`set_operations`] (EXCEPT ALL), [`text_casts`] (times and JSON as text), [`guards`] (conditions that shut out errors), [`zeros`] (their signs), [`evolution`] (files that differ from their table), [`annotations`] (what a plan says of a Parquet file), [`file_names`] (how it calls columns otherwise than its table), [`named_files`] (errors that name the file), [`build_sides`] (of joins without equal columns), [`compact`] (texts without the pages they came from), [`transparent`] (what is put around operators), [`footer`] (what a file says of itself), [`bounds`] (which files hold what is asked for), [`nan`] (bounds that prove nothing), [`hive_path`] (how partitions are spelled), [`layout`] (buckets and order), [`write`] (rows that become files), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
+//! (pauses in long joins), [`expressions`] (rewritten under their names), [`exact_casts`] (casts that lose decimal places), [`single_row`] (subqueries that are values), [`subqueries`] (subqueries in expressions), [`not_in`] (NULLs in NOT IN), [`top_rows`] (limits in subqueries), [`set_operations`] (EXCEPT ALL), [`text_casts`] (times and JSON as text), [`guards`] (conditions that shut out errors), [`zeros`] (their signs), [`evolution`] (files that differ from their table), [`annotations`] (what a plan says of a Parquet file), [`file_names`] (how it calls columns otherwise than its table), [`named_files`] (errors that name the file), [`build_sides`] (of joins without equal columns), [`compact`] (texts without the pages they came from), [`transparent`] (what is put around operators), [`footer`] (what a file says of itself), [`bounds`] (which files hold what is asked for), [`nan`] (bounds that prove nothing), [`hive_path`] (how partitions are spelled), [`layout`] (buckets and order), [`write`] (rows that become files), [`answer`] (rows that clients get), [`codec`] (operators of ours as bytes), [`page_index`] (page indexes read once), [`pinned`] (files that must not change under a plan), [`pipelined`] (rows that stream between processes), [`runtime`] (memory, spill, caches), [`config`] (how a binary's settings are layered), [`telemetry`]
 //! (logs and span names), [`memory`] (the allocator), [`process`] (signals, parents and exit codes).
 //!
 //! Admission test: *would a query break, or an operator be surprised, if two processes held different versions of this?*
 
 pub mod annotations;
+pub mod answer;
 pub mod bounds;
 pub mod build_sides;
+pub mod codec;
 pub mod compact;
 pub mod config;
 pub mod cooperation;

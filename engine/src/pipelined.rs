@@ -27,8 +27,8 @@ pub use fate::Fate;
 pub(crate) use fate::text_of;
 pub use windlass_proto::QueryId;
 
+use crate::codec::OperatorCodec;
 use crate::config::Secret;
-use crate::write::WriteCodec;
 
 /// The build of this process. Plans are understood by the same build only.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -168,7 +168,7 @@ pub fn attempt_config(
     channels: &WorkerChannels,
 ) -> Result<SessionConfig> {
     config.set_distributed_channel_resolver(channels.clone());
-    config.set_distributed_user_codec(WriteCodec::default());
+    config.set_distributed_user_codec(OperatorCodec::default());
     let distributed = DistributedConfig::from_config_options_mut(config.options_mut())?;
     distributed.worker_connection_buffer_budget_bytes = EXCHANGE_BUFFER_BYTES;
     // Sizes stages while they run, by buffering without a limit.
@@ -189,7 +189,7 @@ pub fn task_config(config: &mut SessionConfig, headers: &HeaderMap, channels: &W
     let passed_on = passed_on.into_iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect();
     config.set_distributed_passthrough_headers(passed_on)?;
     config.set_distributed_channel_resolver(channels.clone());
-    config.set_distributed_user_codec(WriteCodec::default());
+    config.set_distributed_user_codec(OperatorCodec::default());
     let options = headers.get(OPTIONS_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
     set_options(config.options_mut(), options)
 }

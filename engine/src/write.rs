@@ -2,10 +2,9 @@
 //!
 //! A plan with such an operator runs on any engine. Nothing that it writes counts until the scheduler has committed the manifest, and every
 //! file has a name of its own, so that a task may run twice. Reading order: this file (the operator and its manifest), `task` (what one
-//! partition of the input does: one file per open partition of the table, the rest sorted), `file` (one file), `manifest` and `codec` (what
-//! crosses between processes).
+//! partition of the input does: one file per open partition of the table, the rest sorted), `file` (one file), `manifest` (what crosses
+//! between processes).
 
-mod codec;
 mod file;
 mod manifest;
 mod task;
@@ -34,7 +33,6 @@ use datafusion::physical_plan::{
 use futures::{TryStreamExt, stream};
 use prost::{Enumeration, Message};
 
-pub use self::codec::WriteCodec;
 pub use self::manifest::{ManifestLine, manifest_schema};
 use crate::formats::{FileFormat, compressed_extension};
 

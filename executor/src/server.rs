@@ -17,10 +17,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 use tracing::{info, warn};
+use windlass_engine::codec::OperatorCodec;
 use windlass_engine::process::{Stop, reserve_port, stop_requested};
 use windlass_engine::session::session_config;
 use windlass_engine::stores::RangeCache;
-use windlass_engine::write::WriteCodec;
 use windlass_engine::{Locations, MESSAGE_BYTES_MAX, RuntimeOptions, build_runtime, functions};
 
 use crate::config::ExecutorConfig;
@@ -247,7 +247,7 @@ fn settings(config: &ExecutorConfig) -> Result<ExecutorProcessConfig> {
         grpc_max_encoding_message_size: MESSAGE_BYTES_MAX as u32,
         executor_heartbeat_interval_seconds: HEARTBEAT_S,
         memory_pool_size: Some(config.memory_limit_bytes),
-        override_physical_codec: Some(Arc::new(WriteCodec::staged())),
+        override_physical_codec: Some(Arc::new(OperatorCodec::staged())),
         override_function_registry: Some(Arc::new(functions::registry())),
         override_config_producer: Some(Arc::new(move || session_config(slots))),
         override_create_grpc_client_endpoint: Some(Arc::new(move |endpoint| Ok(endpoint.user_agent(user_agent.as_str())?))),

@@ -32,11 +32,11 @@ use crate::query::kill::kill;
 use crate::query::rows::{Summary, plan_schema};
 use crate::query::{Outcome, Present, Queries, Query, QueryHead, QueryLimits, QueryRecord, Work, label, new_query_id};
 use crate::readers::{Reader, Readers};
-use crate::schema::to_client;
 use crate::session::{Session, SessionLimits, Sessions};
 use crate::statement::{Action, ExplainMode, Statement, StatementKind};
 use crate::system;
 use crate::write::{self, Ingest};
+use windlass_engine::answer::schema::to_client;
 
 /// Name shown as the engine of statements that no engine runs.
 const CATALOG_ENGINE: &str = "catalog";

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use windlass_engine::answer::messages::Rows;
 use windlass_proto::{Progress, QueryId};
 
 use crate::error::{Error, Result};
@@ -34,6 +38,9 @@ pub struct PlannedQuery {
     /// The schema that clients were promised; [`Run::rows`] yields batches of this schema.
     pub schema: SchemaRef,
 }
+
+/// Rows for a client.
+pub type Answer = BoxStream<'static, Result<Rows, DataFusionError>>;
 
 /// Something that runs queries.
 #[async_trait]
@@ -68,6 +75,10 @@ pub trait Run: Send + Sync {
     }
     /// The rows from the first, waiting for [`Run::finished`] where the engine cannot stream. Each call starts again.
     async fn rows(&self) -> Result<SendableRecordBatchStream>;
+    /// The same, for a client: as messages where executors have made these.
+    async fn answer(&self) -> Result<Answer> {
+        Ok(self.rows().await?.map_ok(Rows::Batch).boxed())
+    }
     /// Rows that a statement has changed, once it has; `None` for queries.
     fn affected_rows(&self) -> Option<i64> {
         None

@@ -3,10 +3,9 @@
 //! [`FlightFrontend`] implements Flight itself and dispatches on arrow-flight's `Command` instead of mounting its `FlightSqlService`: that
 //! one leaves out polling, schemas and session actions, turns malformed commands into internal errors, and cannot attach headers to answers.
 //!
-//! Reading order: `rpc` (who calls, what every call shares), [`statements`] (statements from command to rows), `ingest` (rows that clients stream
-//! to us), `actions` (prepare, cancel,
-//! session options), `metadata` and `sql_info` (what tools ask about tables and about us), `columns` (how a column is described), `stream`
-//! (rows to messages), `prepared` and `ticket` (what clients hold in their hands), `connection` (how we know that a client is gone).
+//! Reading order: `rpc` (who calls, what every call shares), [`statements`] (statements from command to rows), `ingest` (rows that
+//! clients stream to us), `actions` (prepare, cancel, session options), `metadata` and `sql_info` (what tools ask about tables and about
+//! us), `columns` (how a column is described), `prepared` and `ticket` (what clients hold in their hands), `connection` (how we know that a client is gone).
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -35,7 +34,6 @@ mod prepared;
 mod rpc;
 mod sql_info;
 mod statements;
-mod stream;
 mod ticket;
 
 use connection::Connection;

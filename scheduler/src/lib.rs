@@ -21,7 +21,6 @@ pub mod metrics;
 pub mod planning;
 pub mod query;
 pub mod readers;
-pub mod schema;
 pub mod server;
 pub mod session;
 pub mod statement;

@@ -46,11 +46,11 @@ use crate::garbage::collected_schema;
 use crate::guard::GuardLimits;
 use crate::query::kill::killed_schema;
 use crate::query::rows::plan_schema;
-use crate::schema::client_schema;
 use crate::session::Session;
 use crate::statement::{Action, Parsed, Statement, parse};
 use crate::write::{Committing, Ingest, With, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
+use windlass_engine::answer::schema::client_schema;
 
 pub mod buckets;
 mod choice;

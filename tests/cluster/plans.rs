@@ -284,7 +284,7 @@ fn outline(rows: &[RecordBatch]) -> String {
                 operator[..end].to_owned()
             }
             "AggregateExec" => operator.split(", aggr=").next()?.to_owned(),
-            name @ ("BoundedWindowAggExec" | "WindowAggExec" | "UnionExec" | "CrossJoinExec") => name.to_owned(),
+            name @ ("BoundedWindowAggExec" | "WindowAggExec" | "UnionExec" | "CrossJoinExec" | "PackExec") => name.to_owned(),
             "SortExec" | "SortPreservingMergeExec" | "engine" => operator.to_owned(),
             _ if operator.starts_with("Stage ") => operator.to_owned(),
             _ => return None,

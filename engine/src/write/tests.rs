@@ -17,6 +17,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 
 use super::*;
+use crate::codec::OperatorCodec;
 use crate::formats::{FileFormat, HEADER_LINES, Storage};
 
 const MEMORY_BYTES: usize = 64 * 1024 * 1024;
@@ -169,8 +170,8 @@ fn it_crosses_the_wire() {
     let input = Arc::new(datafusion::physical_plan::empty::EmptyExec::new(schema));
     let spec = WriteSpec { compression: "snappy".to_owned(), marked: true, ..spec(1) };
     let plan: Arc<dyn ExecutionPlan> = Arc::new(WriteExec::try_new(input, Arc::new(spec)).unwrap());
-    let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &WriteCodec::staged()).unwrap();
-    let read = physical_plan_from_bytes_with_extension_codec(&bytes, &TaskContext::default(), &WriteCodec::staged()).unwrap();
+    let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&plan), &OperatorCodec::staged()).unwrap();
+    let read = physical_plan_from_bytes_with_extension_codec(&bytes, &TaskContext::default(), &OperatorCodec::staged()).unwrap();
     let (read, plan) = (read.downcast_ref::<WriteExec>().unwrap(), plan.downcast_ref::<WriteExec>().unwrap());
     assert_eq!((read.spec(), read.schema()), (plan.spec(), plan.schema()));
 }

@@ -43,6 +43,7 @@ const ALLOWED: &[&str] = &[
     "NetworkBroadcastExec",
     "NetworkCoalesceExec",
     "NetworkShuffleExec",
+    "PackExec",
     "PartialSortExec",
     "PiecewiseMergeJoinExec",
     "PlaceholderRowExec",

@@ -6,17 +6,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::stream;
+use futures::{StreamExt, stream};
 use tokio::sync::watch;
+use windlass_engine::answer::messages::Rows;
 use windlass_proto::Kind;
 
+use crate::engines::Answer;
 use crate::error::{Error, Result};
 
 /// Rows of one run.
@@ -31,7 +31,7 @@ struct State {
     bytes_max: usize,
     reservation: MemoryReservation,
     /// With the bytes that are reserved for each: none for one that alone is too large.
-    batches: VecDeque<(RecordBatch, usize)>,
+    rows: VecDeque<(Rows, usize)>,
     /// Batches that are gone already.
     gone: usize,
     /// The next batch of each reader.
@@ -44,20 +44,20 @@ struct State {
 
 impl State {
     /// Takes a batch in if there is room; whether anything changed.
-    fn take(&mut self, batch: &mut Option<RecordBatch>) -> bool {
-        let Some(bytes) = batch.as_ref().map(get_record_batch_memory_size) else { return false };
+    fn take(&mut self, rows: &mut Option<Rows>) -> bool {
+        let Some(bytes) = rows.as_ref().map(Rows::memory_size) else { return false };
         if self.ended.is_some() {
-            *batch = None;
+            *rows = None;
             return false;
         }
         let mut reserved = self.reserve(bytes);
         if reserved.is_none() {
             self.forget();
-            reserved = self.reserve(bytes).or_else(|| self.batches.is_empty().then_some(0));
+            reserved = self.reserve(bytes).or_else(|| self.rows.is_empty().then_some(0));
         }
         let waited = std::mem::replace(&mut self.full, reserved.is_none());
         if let Some(reserved) = reserved {
-            self.batches.extend(batch.take().map(|batch| (batch, reserved)));
+            self.rows.extend(rows.take().map(|rows| (rows, reserved)));
         }
         reserved.is_some() || !waited
     }
@@ -70,7 +70,7 @@ impl State {
     /// Lets go of what all readers have passed.
     fn forget(&mut self) {
         let passed = self.readers.values().min().map_or(0, |next| next.saturating_sub(self.gone));
-        let bytes: usize = self.batches.drain(..passed).map(|(_, reserved)| reserved).sum();
+        let bytes: usize = self.rows.drain(..passed).map(|(_, reserved)| reserved).sum();
         self.gone += passed;
         self.reservation.shrink(bytes);
     }
@@ -87,7 +87,7 @@ impl Buffer {
         let state = State {
             bytes_max,
             reservation: MemoryConsumer::new("rows to be read").register(pool),
-            batches: VecDeque::new(),
+            rows: VecDeque::new(),
             gone: 0,
             readers: BTreeMap::new(),
             readers_ever: 0,
@@ -113,6 +113,13 @@ impl Buffer {
 
     /// The rows from the first, then the producer's error. Errors: `NotFound` when some rows are gone already.
     pub fn read(self: &Arc<Self>) -> Result<SendableRecordBatchStream> {
+        let schema = Arc::clone(&self.schema);
+        let batches = self.read_as_pushed()?.map(move |rows| rows?.unpack(&schema));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), batches)))
+    }
+
+    /// The same as they were pushed.
+    pub fn read_as_pushed(self: &Arc<Self>) -> Result<Answer> {
         let mut id = None;
         self.state.send_if_modified(|state| {
             if state.gone == 0 {
@@ -127,10 +134,10 @@ impl Buffer {
         })?;
         let reader = Reader { changes: self.state.subscribe(), buffer: Arc::clone(self), id };
         let rows = stream::try_unfold(reader, |mut reader| async move {
-            let batch = reader.next().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
-            Ok(batch.map(|batch| (batch, reader)))
+            let rows = reader.next().await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+            Ok(rows.map(|rows| (rows, reader)))
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
+        Ok(rows.boxed())
     }
 
     /// Drops all rows. Those who still read get an error.
@@ -138,8 +145,8 @@ impl Buffer {
         self.state.send_modify(|state| {
             state.full = false;
             state.ended = Some(Err(Error::new(Kind::NotFound, "the query is closed")));
-            state.gone += state.batches.len() + 1;
-            state.batches.clear();
+            state.gone += state.rows.len() + 1;
+            state.rows.clear();
             state.reservation.free();
         });
     }
@@ -156,12 +163,12 @@ impl Writer {
     }
 
     /// Adds rows; waits while there is no room.
-    pub async fn push(&self, batch: RecordBatch) {
+    pub async fn push(&self, rows: Rows) {
         let mut changes = self.0.state.subscribe();
-        let mut batch = Some(batch);
+        let mut rows = Some(rows);
         loop {
-            self.0.state.send_if_modified(|state| state.take(&mut batch));
-            if batch.is_none() {
+            self.0.state.send_if_modified(|state| state.take(&mut rows));
+            if rows.is_none() {
                 return;
             }
             changes.changed().await.expect("the buffer owns the sender");
@@ -195,16 +202,16 @@ struct Reader {
 }
 
 impl Reader {
-    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+    async fn next(&mut self) -> Result<Option<Rows>> {
         loop {
             let mut found = None;
             self.buffer.state.send_if_modified(|state| {
-                let State { batches, gone, readers, ended, .. } = state;
+                let State { rows, gone, readers, ended, .. } = state;
                 let next = readers.entry(self.id).or_default();
-                match (next.checked_sub(*gone).and_then(|index| batches.get(index)), ended) {
-                    (Some((batch, _)), _) => {
+                match (next.checked_sub(*gone).and_then(|index| rows.get(index)), ended) {
+                    (Some((rows, _)), _) => {
                         *next += 1;
-                        found = Some(Ok(Some(batch.clone())));
+                        found = Some(Ok(Some(rows.clone())));
                     }
                     (None, Some(ended)) => found = Some(ended.clone().map(|()| None)),
                     (None, None) => {}
@@ -234,7 +241,8 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{ArrayRef, Int64Array};
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    use datafusion::common::utils::memory::get_record_batch_memory_size;
     use datafusion::execution::memory_pool::GreedyMemoryPool;
     use futures::{FutureExt, TryStreamExt};
 
@@ -257,7 +265,7 @@ mod tests {
         let (buffer, writer, pool) = buffer(3);
         let early = buffer.read().unwrap();
         for n in 0..3 {
-            writer.push(batch(n)).await;
+            writer.push(Rows::Batch(batch(n))).await;
         }
         assert!(buffer.full().now_or_never().is_none());
         writer.end(Ok(()));
@@ -277,7 +285,7 @@ mod tests {
         let (buffer, writer, pool) = buffer(2);
         let producer = tokio::spawn(async move {
             for n in 0..10 {
-                writer.push(batch(n)).await;
+                writer.push(Rows::Batch(batch(n))).await;
             }
             writer.end(Err(Error::invalid("last")));
         });
@@ -303,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn a_producer_that_dies_is_no_end() {
         let (buffer, writer, _) = buffer(2);
-        writer.push(batch(0)).await;
+        writer.push(Rows::Batch(batch(0))).await;
         drop(writer);
         assert_eq!(buffer.ended().await.unwrap_err().kind(), Kind::Internal);
         let mut rows = buffer.read().unwrap();

@@ -17,6 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span};
+use windlass_engine::answer::messages::Rows;
 use windlass_engine::build_sides::fit_build_sides;
 use windlass_engine::named_files::prepare_scans;
 use windlass_proto::{Kind, Progress};
@@ -26,7 +27,7 @@ use super::scanned::Scanned;
 use super::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
-use crate::schema::to_client;
+use windlass_engine::answer::schema::to_client;
 
 /// Bytes of rows that a query may be ahead of its readers, as much as the staged engine holds of a result.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -98,7 +99,7 @@ async fn produce(plan: Arc<dyn ExecutionPlan>, context: Arc<TaskContext>, writer
     let rows = async {
         let mut stream = execute_stream(plan, context)?;
         while let Some(batch) = stream.next().await {
-            writer.push(to_client(&batch?, writer.schema())?).await;
+            writer.push(Rows::Batch(to_client(&batch?, writer.schema())?)).await;
         }
         Ok(())
     };

@@ -21,7 +21,7 @@ use windlass_proto::Progress;
 use self::members::Members;
 use self::plan::{Links, plan};
 use self::run::PipelinedRun;
-use super::{Cluster, Engine, PlannedQuery, Run};
+use super::{Answer, Cluster, Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 
 mod failure;
@@ -167,6 +167,10 @@ impl Run for Staged {
 
     async fn rows(&self) -> Result<SendableRecordBatchStream> {
         self.0.rows().await
+    }
+
+    async fn answer(&self) -> Result<Answer> {
+        self.0.answer().await
     }
 
     async fn analysis(&self) -> Result<Option<String>> {

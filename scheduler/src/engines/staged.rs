@@ -32,7 +32,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::warn;
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::MESSAGE_BYTES_MAX;
-use windlass_engine::write::WriteCodec;
+use windlass_engine::codec::OperatorCodec;
 
 use self::joins::Broadcast;
 use self::lasting::lasting;
@@ -125,7 +125,7 @@ impl StagedEngine {
         let jobs = Arc::new(Jobs::new(&config.scheduler_id, Arc::clone(&executors)));
         let cluster = BallistaCluster::new(Arc::clone(&executors) as _, Arc::clone(&jobs) as _);
         let metrics = Arc::new(NoopMetricsCollector::default());
-        let plans = Arc::new(WriteCodec::staged());
+        let plans = Arc::new(OperatorCodec::staged());
         let launcher = Arc::new(Launcher::new(&options.endpoint, Arc::clone(&plans) as _, Arc::clone(&executors)));
         let codec = BallistaCodec::new(Arc::new(BallistaLogicalExtensionCodec::default()), plans);
         let mut server = BallistaServer::new(options.endpoint, cluster, codec, config, metrics);

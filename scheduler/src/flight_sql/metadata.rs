@@ -11,9 +11,9 @@ use windlass_catalog::catalog::{CATALOG, TableKind};
 use super::statements::{ipc, unsupported};
 use super::{FlightFrontend, columns, sql_info};
 use crate::error::{Error, Result};
-use crate::schema::client_schema;
 use crate::session::Session;
 use crate::system;
+use windlass_engine::answer::schema::client_schema;
 
 /// Tables that are computed and not stored: catalog, schema, names.
 const COMPUTED: [(&str, &str, &[&str]); 2] = [

@@ -10,19 +10,19 @@ use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ipc
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::concat_batches;
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::ipc::writer::IpcWriteOptions;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use prost::Message;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
+use windlass_engine::answer::messages::{self, Rows};
 use windlass_proto::Kind;
 
-use super::FlightFrontend;
 use super::connection::Peer;
 use super::rpc::Messages;
-use super::{columns, stream::messages};
+use super::{FlightFrontend, columns};
 use crate::error::{Error, Result};
 use crate::query::Query;
 use crate::session::Session;
@@ -109,11 +109,11 @@ impl FlightFrontend {
         if let Some(query) = started {
             query.keep_after_reading(Duration::from_secs(self.options.linger_seconds));
             let schema = columns::of_result(&query.schema());
-            let rows = async move { Ok::<_, Error>(query.rows().await?.map_err(Error::from)) };
-            return Ok(messages(schema, stream::once(rows).try_flatten().boxed()));
+            let rows = async move { Ok::<_, Error>(query.answer().await?.map_err(Error::from)) };
+            return Ok(sent(schema, stream::once(rows).try_flatten().boxed()));
         }
         let batch = self.metadata(&session, &command).await?;
-        Ok(messages(batch.schema(), stream::iter([Ok(batch)]).boxed()))
+        Ok(sent(batch.schema(), stream::iter([Ok(Rows::Batch(batch))]).boxed()))
     }
 
     /// `DoPut`: updates and bound parameters. The answer's metadata.
@@ -209,6 +209,13 @@ impl FlightFrontend {
             _ => Ok(None),
         }
     }
+}
+
+/// The messages of a result: its schema first.
+fn sent(schema: SchemaRef, rows: BoxStream<'static, Result<Rows>>) -> Messages<FlightData> {
+    let first = FlightData::from(SchemaAsIpc::new(&schema, &IpcWriteOptions::default()));
+    let data = |messages::Message { header, body, .. }| FlightData { data_header: header, data_body: body, ..FlightData::default() };
+    stream::iter([Ok(first)]).chain(messages::pack(schema, rows).map_ok(data).map_err(Status::from)).boxed()
 }
 
 /// Reads a stream to its end, since some clients fail if the answer comes before they have sent all.

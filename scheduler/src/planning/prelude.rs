@@ -31,7 +31,7 @@ use crate::engines::{Engine, PlannedQuery};
 use crate::error::Error;
 use crate::metrics::PRELUDE_QUERIES_TOTAL;
 use crate::query::new_query_id;
-use crate::schema::client_schema;
+use windlass_engine::answer::schema::client_schema;
 
 mod keys;
 mod values;

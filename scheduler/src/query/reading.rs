@@ -8,47 +8,60 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt, stream};
+use windlass_engine::answer::messages::Rows;
+use windlass_engine::answer::schema::to_client;
 use windlass_proto::{Kind, QueryState};
 
 use super::Query;
+use crate::engines::Answer;
 use crate::error::{Error, Result};
-use crate::schema::to_client;
 
 impl Query {
     /// The rows from the first, exactly of [`Query::schema`]; waits until there are some to read. Each call starts again.
     ///
     /// Dropping the last stream before its end cancels a query that still runs: nobody waits for it any more.
     pub async fn rows(self: &Arc<Self>) -> Result<SendableRecordBatchStream> {
+        let schema = self.schema();
+        let batches = self.answer().await?.map(move |rows| rows?.unpack(&schema));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+    }
+
+    /// The same, for a client: as messages where executors have made these.
+    pub async fn answer(self: &Arc<Self>) -> Result<Answer> {
         let mut reader = Reader::new(self);
         let first = match self.run(0).await? {
-            Some(run) => match run.rows().await {
+            Some(run) => match run.answer().await {
                 Ok(rows) => rows,
                 Err(error) => return Err(self.broken(error).await),
             },
-            None => Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream::empty())),
+            None => stream::empty().boxed(),
         };
         let query = Arc::clone(self);
         let rest = stream::try_unfold(1_usize, move |index| {
             let query = Arc::clone(&query);
             async move {
                 let Some(run) = query.run(index).await.map_err(external)? else { return Ok(None) };
-                match run.rows().await {
+                match run.answer().await {
                     Ok(rows) => Ok::<_, DataFusionError>(Some((rows, index + 1))),
                     Err(error) => Err(external(query.broken(error).await)),
                 }
             }
         });
         let query = Arc::clone(self);
-        let batches = first.chain(rest.try_flatten()).then(move |batch| {
+        let answer = first.chain(rest.try_flatten()).then(move |rows| {
             let query = Arc::clone(&query);
             async move {
-                match batch.map_err(Error::from).and_then(|batch| to_client(&batch, &query.schema)) {
-                    Ok(batch) => {
-                        query.rows_returned.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                let rows = rows.and_then(|rows| match rows {
+                    Rows::Batch(batch) => to_client(&batch, &query.schema).map(Rows::Batch),
+                    message => Ok(message),
+                });
+                match rows {
+                    Ok(rows) => {
+                        query.rows_returned.fetch_add(rows.count(), Ordering::Relaxed);
                         *query.used.lock() = Instant::now();
-                        Ok(batch)
+                        Ok(rows)
                     }
-                    Err(error) => Err(external(query.broken(error).await)),
+                    Err(error) => Err(external(query.broken(Error::from(error)).await)),
                 }
             }
         });
@@ -56,7 +69,7 @@ impl Query {
             reader.completed();
             std::task::Poll::Ready(None)
         });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches.chain(end))))
+        Ok(answer.chain(end).boxed())
     }
 
     /// The reason why a stream broke: the query's own, where it has ended early (cancelled, timed out), or else the stream's, which then

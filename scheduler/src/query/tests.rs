@@ -8,9 +8,9 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use crate::engines::{Engine, PlannedQuery};
-use crate::schema::client_schema;
 use crate::session::tests::NoExecutors;
 use crate::session::{SessionLimits, Sessions};
+use windlass_engine::answer::schema::client_schema;
 
 /// Finishes a run for each permit, and counts what was stopped.
 #[derive(Debug)]

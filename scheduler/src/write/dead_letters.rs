@@ -20,7 +20,7 @@ use windlass_engine::formats::{BAD_RECORDS_TABLE, bad_records_schema};
 
 use super::plan::{Files, Writes, assigned, full_name, table_spec, write};
 use crate::error::{Error, Result};
-use crate::schema::client_schema;
+use windlass_engine::answer::schema::client_schema;
 
 /// Name of the column that says which table the records are of.
 const TABLE_NAME: &str = "table_name";

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::error::DataFusionError;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -15,7 +17,7 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions};
 use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     DesiredTaskCountEvent, DistributedCodec, DistributedExec, DistributedExt, DistributedLeafExec, NetworkBoundary, NetworkBoundaryExt,
@@ -25,6 +27,7 @@ use datafusion_proto::bytes::physical_plan_to_bytes_with_proto_converter;
 use datafusion_proto::physical_plan::DeduplicatingProtoConverter;
 use uuid::Uuid;
 use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::answer::pack::PackExec;
 use windlass_engine::config::Secret;
 use windlass_engine::pipelined::{QueryToken, WorkerChannels, attempt_config};
 use windlass_engine::session::WindlassOptions;
@@ -58,6 +61,8 @@ const STAGE_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 pub struct Pipeline {
     /// What runs here; its inputs are stages on executors.
     pub plan: Arc<dyn ExecutionPlan>,
+    /// Whether its rows come as messages for clients, in batches of [`MESSAGES`](windlass_engine::answer::messages::MESSAGES).
+    pub packed: bool,
     /// The session it runs in.
     pub context: TaskContext,
     /// The executors it runs on.
@@ -126,7 +131,9 @@ pub async fn plan(query: &PlannedQuery, members: Members, token: &QueryToken, li
         return Err(Refusal::Ranges);
     }
     let plan = merged_where_made(with_light_head(plan)?)?;
-    let mut pipeline = Pipeline { context: TaskContext::from(&state), plan, members, stages: 0, tasks: 0 };
+    let packed = packed_where_made(&plan, &query.schema)?;
+    let (plan, packed) = (packed.clone().unwrap_or(plan), packed.is_some());
+    let mut pipeline = Pipeline { context: TaskContext::from(&state), plan, packed, members, stages: 0, tasks: 0 };
     check(&mut pipeline, state.config())?;
     Ok(pipeline)
 }
@@ -177,14 +184,8 @@ fn with_light_head(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
         _ => Arc::new(CoalescePartitionsExec::new(head)),
     };
     let below = stages(&head);
-    let boundary = NetworkCoalesceExec::try_new(head, 1, 1)?;
-    let Stage::Local(stage) = boundary.input_stage() else {
-        return Err(Refusal::Planner("a new stage is not local".to_owned()));
-    };
-    let mut stage = stage.clone();
-    stage.query_id = below.first().map_or_else(Uuid::new_v4, Stage::query_id);
-    stage.num = below.iter().map(Stage::num).max().unwrap_or(0) + 1;
-    let boundary = boundary.with_input_stage(Stage::Local(stage))?;
+    let query_id = below.first().map_or_else(Uuid::new_v4, Stage::query_id);
+    let boundary = boundary_of(head, 1, (query_id, below.iter().map(Stage::num).max().unwrap_or(0) + 1))?;
     // Of a plan that is nothing but the exchange, EXPLAIN would not show the stage.
     let head = Arc::new(CoalescePartitionsExec::new(boundary));
     Ok(Arc::new(DistributedExec::new(head).with_metrics_collection(true)))
@@ -205,13 +206,32 @@ fn merged_where_made(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPl
             return Ok(Transformed::no(node));
         }
         let merging = |input| SortPreservingMergeExec::new(merge.expr().clone(), input).with_fetch(merge.fetch());
-        let merged = NetworkCoalesceExec::try_new(Arc::new(merging(Arc::clone(&stage.plan))), tasks, 1)?;
-        let Stage::Local(below) = merged.input_stage() else { return Ok(Transformed::no(node)) };
-        let mut below = below.clone();
-        (below.query_id, below.num) = (stage.query_id, stage.num);
-        Ok(Transformed::yes(Arc::new(merging(merged.with_input_stage(Stage::Local(below))?)) as _))
+        let merged = boundary_of(Arc::new(merging(Arc::clone(&stage.plan))), tasks, (stage.query_id, stage.num))?;
+        Ok(Transformed::yes(Arc::new(merging(merged)) as _))
     };
     Ok(plan.transform_up(merge)?.data)
+}
+
+/// Lets executors make the messages that clients get, where this process does nothing but hand rows on.
+fn packed_where_made(plan: &Arc<dyn ExecutionPlan>, promised: &SchemaRef) -> Result<Option<Arc<dyn ExecutionPlan>>, Refusal> {
+    let Some(distributed) = plan.downcast_ref::<DistributedExec>() else { return Ok(None) };
+    let [head] = distributed.children()[..] else { return Ok(None) };
+    let coalesced = head.downcast_ref::<CoalescePartitionsExec>().filter(|head| head.fetch().is_none());
+    let boundary = coalesced.map_or(head, CoalescePartitionsExec::input).downcast_ref::<NetworkCoalesceExec>();
+    let Some(Stage::Local(stage)) = boundary.map(NetworkBoundary::input_stage) else { return Ok(None) };
+    let packed = PackExec::new(Arc::clone(&stage.plan), Arc::clone(promised));
+    let boundary = boundary_of(Arc::new(packed), stage.tasks, (stage.query_id, stage.num))?;
+    let head = vec![Arc::new(CoalescePartitionsExec::new(boundary)) as _];
+    Ok(Some(Arc::clone(plan).replace_children(head, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))?))
+}
+
+/// What reads the rows of a stage that has got another last operator; `named` after the query and its number in it.
+fn boundary_of(plan: Arc<dyn ExecutionPlan>, tasks: usize, named: (Uuid, usize)) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    let boundary = NetworkCoalesceExec::try_new(plan, tasks, 1)?;
+    let Stage::Local(stage) = boundary.input_stage() else { return internal_err!("a new stage is not local") };
+    let mut stage = stage.clone();
+    (stage.query_id, stage.num) = named;
+    Ok(boundary.with_input_stage(Stage::Local(stage))?)
 }
 
 /// The nodes of the stage that ends here.

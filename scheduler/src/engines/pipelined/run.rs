@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::error::DataFusionError;
@@ -19,13 +20,14 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_distributed::{DistributedMetricsFormat, display_plan_ascii, rewrite_distributed_plan_with_metrics};
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use metrics::counter;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, warn};
+use windlass_engine::answer::messages::{MESSAGES, Message, Rows};
 use windlass_engine::pipelined::Fate;
 use windlass_engine::pipelined::fate::is_panic;
 use windlass_engine::pipelined::memory::QueryPool;
@@ -40,10 +42,10 @@ use super::{Core, token};
 use crate::engines::buffer::{Buffer, Writer};
 use crate::engines::rescue::{hand_on, leaving};
 use crate::engines::scanned::Scanned;
-use crate::engines::{Earlier, PlannedQuery, Run};
+use crate::engines::{Answer, Earlier, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::metrics::QUERY_FAILOVERS_TOTAL;
-use crate::schema::to_client;
+use windlass_engine::answer::schema::to_client;
 
 /// Bytes of rows that a query may be ahead of its readers, as much as the staged engine holds of a result.
 const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -156,6 +158,10 @@ impl Run for PipelinedRun {
         self.rows.read()
     }
 
+    async fn answer(&self) -> Result<Answer> {
+        self.rows.read_as_pushed()
+    }
+
     async fn analysis(&self) -> Result<Option<String>> {
         self.finished().await?;
         if let Some(second) = self.shared.second() {
@@ -224,7 +230,7 @@ impl Shared {
         let rows = fate.watch_rows(fate.catch(|| execute_stream(plan, context))??);
         tokio::select! {
             biased;
-            streamed = self.stream(rows, &pipeline.members, writer, released) => streamed?,
+            streamed = self.stream(rows, (&pipeline.members, pipeline.packed), writer, released) => streamed?,
             never = self.count_rows(&pipeline.members) => match never {},
         }
         self.measuring.store(true, Ordering::Release);
@@ -233,8 +239,19 @@ impl Shared {
     }
 
     /// Holds the first rows back for a moment, then hands all of them on.
-    async fn stream(&self, rows: SendableRecordBatchStream, members: &Members, writer: &Writer, released: &mut bool) -> Result<(), Stop> {
-        let mut rows = pin!(self.watched(rows, members).fuse());
+    async fn stream(
+        &self,
+        rows: SendableRecordBatchStream,
+        (members, packed): (&Members, bool),
+        writer: &Writer,
+        released: &mut bool,
+    ) -> Result<(), Stop> {
+        let schema = if packed { &MESSAGES } else { writer.schema() };
+        let mut rows = pin!(self.watched(rows, members, schema).fuse());
+        let push = async |batch: RecordBatch| {
+            writer.push(if packed { Rows::Message(Message::from_batch(&batch)?) } else { Rows::Batch(batch) }).await;
+            Ok::<_, Stop>(())
+        };
         let (mut held, mut bytes, mut due) = (Vec::new(), 0, None);
         while bytes < HELD_BYTES {
             let batch = tokio::select! {
@@ -250,11 +267,10 @@ impl Shared {
         // The end of the stream is the end of every stage: until then, any of them may still fail.
         *released = true;
         for batch in held {
-            writer.push(batch).await;
+            push(batch).await?;
         }
-        let send = |batch| writer.push(batch).map(Ok);
         let any_drains = || members.any_drains(self.core.cluster.as_ref());
-        hand_on(rows, send, leaving(any_drains), (writer.schema(), &self.core.runtime)).await
+        hand_on(rows, push, leaving(any_drains), (schema, &self.core.runtime)).await
     }
 
     /// Keeps in the query's progress how many rows executors have read. One that does not answer has read what it had.
@@ -271,11 +287,12 @@ impl Shared {
         }
     }
 
-    /// Rows as they come, in the schema that was promised; an error once no more can come.
+    /// Rows as they come, as batches of `schema`; an error once no more can come.
     fn watched<'a>(
         &'a self,
         rows: impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send + Unpin + 'a,
         members: &'a Members,
+        schema: &'a SchemaRef,
     ) -> impl Stream<Item = Result<RecordBatch, Stop>> + Send + 'a {
         let token = token(&self.query);
         let lost = Box::pin(self.lost(members));
@@ -296,7 +313,7 @@ impl Shared {
                     };
                     let Some(batch) = next else { return Ok(None) };
                     if batch.num_rows() > 0 {
-                        let batch = to_client(&batch, &self.query.schema).map_err(|error| Stop { blame: Blame::Query, error })?;
+                        let batch = to_client(&batch, schema).map_err(|error| Stop { blame: Blame::Query, error: error.into() })?;
                         return Ok(Some((batch, (rows, lost))));
                     }
                 }
@@ -338,9 +355,9 @@ impl Shared {
         let earlier = Earlier::of(&self.progress.lock(), cause);
         *self.second.lock() = Some((Arc::clone(&run), earlier));
         let rows = async {
-            let mut rows = run.rows().await?;
-            while let Some(batch) = rows.try_next().await? {
-                writer.push(batch).await;
+            let mut rows = run.answer().await?;
+            while let Some(rows) = rows.try_next().await? {
+                writer.push(rows).await;
             }
             run.finished().await
         };

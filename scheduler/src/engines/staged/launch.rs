@@ -263,8 +263,8 @@ mod tests {
     use datafusion::prelude::{SessionContext, col, lit};
     use datafusion_proto::physical_plan::AsExecutionPlan;
     use datafusion_proto::protobuf::PhysicalPlanNode;
+    use windlass_engine::codec::OperatorCodec;
     use windlass_engine::session::set_option;
-    use windlass_engine::write::WriteCodec;
 
     use super::template::tests::numbers;
     use super::*;
@@ -276,7 +276,7 @@ mod tests {
             set_option(query.options_mut(), name, value).unwrap();
         }
         let executors = Arc::new(Executors::new(Duration::MAX));
-        let launcher = Launcher::new("scheduler:1", Arc::new(WriteCodec::staged()), executors);
+        let launcher = Launcher::new("scheduler:1", Arc::new(OperatorCodec::staged()), executors);
         let sent = launcher.settings(query.to_key_value_pairs());
         assert_eq!(sent.len(), 3, "two settings and the partitions: {sent:?}");
         let executor = session_config(8).update_from_key_value_pair(&sent);
@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_reads_its_partitions_and_no_others_however_it_is_cut() {
-        let (codec, context) = (WriteCodec::staged(), SessionContext::new());
+        let (codec, context) = (OperatorCodec::staged(), SessionContext::new());
         let bare = numbers(&context, 12).create_physical_plan().await.unwrap();
         let framed = numbers(&context, 12).filter(col("n").gt_eq(lit(0))).unwrap().create_physical_plan().await.unwrap();
         // As after a failure: not in order, and with gaps.

@@ -20,7 +20,7 @@ use tracing::debug;
 use windlass_engine::MESSAGE_BYTES_MAX;
 
 use crate::cluster::soundness::Stages;
-use crate::schema::to_client;
+use windlass_engine::answer::schema::to_client;
 
 /// How long a connection to an executor may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -164,7 +164,7 @@ pub(crate) mod tests {
     use datafusion::datasource::MemTable;
     use datafusion::functions_aggregate::expr_fn::sum;
     use datafusion::prelude::{DataFrame, SessionConfig, SessionContext, col, lit};
-    use windlass_engine::write::WriteCodec;
+    use windlass_engine::codec::OperatorCodec;
 
     use super::*;
 
@@ -187,7 +187,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_template_gives_what_cutting_the_whole_plan_does_or_is_none() {
         let config = SessionConfig::new().with_target_partitions(12).set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false);
-        let (context, codec) = (SessionContext::new_with_config(config), WriteCodec::staged());
+        let (context, codec) = (SessionContext::new_with_config(config), OperatorCodec::staged());
         let numbers = || numbers(&context, 12);
         let filtered = || numbers().filter(col("n").gt(lit(3))).unwrap();
         let counted = || filtered().aggregate(vec![col("n")], vec![sum(col("n"))]).unwrap();
@@ -219,7 +219,7 @@ pub(crate) mod tests {
         let context = SessionContext::new();
         for partitions in [1, 2] {
             let plan = numbers(&context, partitions).filter(col("n").gt(lit(0))).unwrap().create_physical_plan().await.unwrap();
-            assert!(Template::framed(&plan, &WriteCodec::staged()).is_none());
+            assert!(Template::framed(&plan, &OperatorCodec::staged()).is_none());
         }
     }
 }

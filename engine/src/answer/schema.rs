@@ -9,8 +9,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, IntervalUnit, Schema, SchemaRef};
-
-use crate::error::Result;
+use datafusion::error::Result;
 
 /// Metadata of a field that clients get to see.
 const COMMENT: &str = "comment";
@@ -20,7 +19,7 @@ pub fn client_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(|field| client_field(field)).collect::<Vec<_>>()))
 }
 
-/// Casts rows to [`client_schema`] of their schema. Errors: `Invalid` where a value does not fit.
+/// Casts rows to [`client_schema`] of their schema. Errors: Arrow's where a value does not fit.
 pub fn to_client(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let options = CastOptions { safe: false, ..CastOptions::default() };
     let columns = batch
