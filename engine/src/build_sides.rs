@@ -79,6 +79,7 @@ mod tests {
     const ROWS: i64 = 20_000;
 
     /// What a query over `wide`, of which rows and texts take 8 MB, and `few`, in four partitions, gives with so much memory.
+    #[expect(clippy::disallowed_methods, reason = "tests read tables in memory")]
     async fn outcome(sql: &str, memory: usize) -> Result<String> {
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory))).build_arc().unwrap();
         let mut config = SessionConfig::new().with_target_partitions(4).with_batch_size(500);
