@@ -97,3 +97,54 @@ impl ExecutionPlan for PackExec {
         Some(self.metrics.clone_inner())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Decimal128Array, Int32Array, ListArray, RecordBatch, StringViewArray};
+    use datafusion::arrow::compute::concat_batches;
+    use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::physical_plan::empty::EmptyExec;
+    use datafusion_proto::bytes::{physical_plan_from_bytes_with_extension_codec, physical_plan_to_bytes_with_extension_codec};
+
+    use super::super::messages::Message;
+    use super::super::schema::client_schema;
+    use super::*;
+    use crate::codec::OperatorCodec;
+
+    #[tokio::test]
+    async fn rows_arrive_in_the_promised_schema() {
+        let texts = |count: usize| (0..count).map(|n| (n % 3 > 0).then(|| format!("{n}: longer than what a view holds itself")));
+        let columns: [(&str, ArrayRef); 4] = [
+            ("text", Arc::new(texts(5000).collect::<StringViewArray>())),
+            ("number", Arc::new(Int32Array::from_iter_values(0..5000))),
+            ("price", Arc::new(Decimal128Array::from_iter_values(0..5000))),
+            (
+                "list",
+                Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>((0..5000).map(|n| (n % 2 > 0).then(|| vec![Some(n), None])))),
+            ),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let promised = client_schema(&batch.schema());
+        let slices: Vec<_> = (0..5000).step_by(100).map(|start| batch.slice(start, 100)).collect();
+        let input = MemorySourceConfig::try_new_exec(&[slices], batch.schema(), None).unwrap();
+        let (plan, context) = (PackExec::new(input, Arc::clone(&promised)), Arc::new(TaskContext::default()));
+        let packed: Vec<RecordBatch> = plan.execute(0, context).unwrap().try_collect().await.unwrap();
+        assert!(packed.len() < 10, "fifty batches are joined to {}", packed.len());
+        let unpack = |batch| Rows::Message(Message::from_batch(&batch).unwrap()).unpack(&promised).unwrap();
+        let rows: Vec<_> = packed.into_iter().map(unpack).collect();
+        assert_eq!(concat_batches(&promised, &rows).unwrap(), to_client(&batch, &promised).unwrap());
+    }
+
+    #[test]
+    fn it_crosses_the_wire() {
+        let field = |name: &str, data_type| Field::new(name, data_type, true);
+        let schema = Arc::new(Schema::new(vec![field("n", DataType::Int64), field("t", DataType::Utf8View)]));
+        let (codec, context) = (OperatorCodec::staged(), TaskContext::default());
+        let promised = client_schema(&schema);
+        let plan = Arc::new(PackExec::new(Arc::new(EmptyExec::new(schema)), Arc::clone(&promised)));
+        let bytes = physical_plan_to_bytes_with_extension_codec(plan, &codec).unwrap();
+        let read = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &codec).unwrap();
+        assert_eq!(read.downcast_ref::<PackExec>().unwrap().promised(), &promised);
+    }
+}
