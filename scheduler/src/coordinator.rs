@@ -17,6 +17,7 @@ use windlass_catalog::ddl::{Analyze, DdlStatement};
 use windlass_catalog::names::TemporaryViews;
 use windlass_catalog::scan::ScanReports;
 use windlass_engine::WindlassOptions;
+use windlass_engine::answer::schema::to_client;
 use windlass_engine::session::SETTABLE;
 use windlass_engine::telemetry::SPAN_PLAN;
 use windlass_proto::QueryId;
@@ -36,7 +37,6 @@ use crate::session::{Session, SessionLimits, Sessions};
 use crate::statement::{Action, ExplainMode, Statement, StatementKind};
 use crate::system;
 use crate::write::{self, Ingest};
-use windlass_engine::answer::schema::to_client;
 
 /// Name shown as the engine of statements that no engine runs.
 const CATALOG_ENGINE: &str = "catalog";

@@ -18,6 +18,7 @@ use windlass_catalog::catalog::ViewDefinition;
 use windlass_catalog::files::FILES;
 use windlass_catalog::names::{NamesCache, StatementCatalogs, TemporaryViews};
 use windlass_catalog::scan::ScanReports;
+use windlass_engine::answer::schema::client_schema;
 use windlass_engine::functions::with_dialect;
 use windlass_engine::session::state_builder;
 use windlass_engine::{Dialect, WindlassOptions};
@@ -50,7 +51,6 @@ use crate::session::Session;
 use crate::statement::{Action, Parsed, Statement, parse};
 use crate::write::{Committing, Ingest, With, WriteNode, WritePlan, WritePlanner, Writes, WritingEngine};
 use crate::{ddl, system};
-use windlass_engine::answer::schema::client_schema;
 
 pub mod buckets;
 mod choice;

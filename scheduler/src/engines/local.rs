@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span};
 use windlass_engine::answer::messages::Rows;
+use windlass_engine::answer::schema::to_client;
 use windlass_engine::build_sides::fit_build_sides;
 use windlass_engine::named_files::prepare_scans;
 use windlass_proto::{Kind, Progress};
@@ -27,7 +28,6 @@ use super::scanned::Scanned;
 use super::{Engine, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::explain::physical_text;
-use windlass_engine::answer::schema::to_client;
 
 /// Bytes of rows that a query may be ahead of its readers, as much as the staged engine holds of a result.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;

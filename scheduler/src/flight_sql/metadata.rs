@@ -7,13 +7,13 @@ use arrow_flight::sql::{Command, CommandGetCatalogs, CommandGetDbSchemas, Comman
 use datafusion::arrow::array::{ArrayRef, BinaryArray, RecordBatch, cast::AsArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use windlass_catalog::catalog::{CATALOG, TableKind};
+use windlass_engine::answer::schema::client_schema;
 
 use super::statements::{ipc, unsupported};
 use super::{FlightFrontend, columns, sql_info};
 use crate::error::{Error, Result};
 use crate::session::Session;
 use crate::system;
-use windlass_engine::answer::schema::client_schema;
 
 /// Tables that are computed and not stored: catalog, schema, names.
 const COMPUTED: [(&str, &str, &[&str]); 2] = [

@@ -9,10 +9,10 @@ use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::{Cast, Placeholder, TryCast};
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use windlass_engine::answer::schema::client_type;
 use windlass_proto::Kind;
 
 use crate::error::{Error, Result};
-use windlass_engine::answer::schema::client_type;
 
 /// What the plan says of its placeholders' types; `None` where it says nothing, or two things.
 pub(super) fn parameter_types(plan: &LogicalPlan, count: usize) -> Result<Vec<Option<DataType>>> {

@@ -23,6 +23,7 @@ use metrics::counter;
 use tokio::time::Instant;
 use tracing::debug;
 use windlass_engine::WindlassOptions;
+use windlass_engine::answer::schema::client_schema;
 use windlass_proto::Kind;
 
 use super::choice::Leaves;
@@ -31,7 +32,6 @@ use crate::engines::{Engine, PlannedQuery};
 use crate::error::Error;
 use crate::metrics::PRELUDE_QUERIES_TOTAL;
 use crate::query::new_query_id;
-use windlass_engine::answer::schema::client_schema;
 
 mod keys;
 mod values;

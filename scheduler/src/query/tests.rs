@@ -5,12 +5,12 @@ use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use tokio::sync::Semaphore;
+use windlass_engine::answer::schema::client_schema;
 
 use super::*;
 use crate::engines::{Engine, PlannedQuery};
 use crate::session::tests::NoExecutors;
 use crate::session::{SessionLimits, Sessions};
-use windlass_engine::answer::schema::client_schema;
 
 /// Finishes a run for each permit, and counts what was stopped.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use windlass_catalog::catalog::TableMeta;
 use windlass_catalog::ddl::TableName;
 use windlass_catalog::provider::HiveTable;
+use windlass_engine::answer::schema::client_schema;
 use windlass_engine::formats::{BAD_RECORDS_TABLE, bad_records_schema};
 
 use super::plan::{Files, Writes, assigned, full_name, table_spec, write};
 use crate::error::{Error, Result};
-use windlass_engine::answer::schema::client_schema;
 
 /// Name of the column that says which table the records are of.
 const TABLE_NAME: &str = "table_name";

@@ -131,8 +131,10 @@ pub async fn plan(query: &PlannedQuery, members: Members, token: &QueryToken, li
         return Err(Refusal::Ranges);
     }
     let plan = merged_where_made(with_light_head(plan)?)?;
-    let packed = packed_where_made(&plan, &query.schema)?;
-    let (plan, packed) = (packed.clone().unwrap_or(plan), packed.is_some());
+    let (plan, packed) = match packed_where_made(&plan, &query.schema)? {
+        Some(plan) => (plan, true),
+        None => (plan, false),
+    };
     let mut pipeline = Pipeline { context: TaskContext::from(&state), plan, packed, members, stages: 0, tasks: 0 };
     check(&mut pipeline, state.config())?;
     Ok(pipeline)

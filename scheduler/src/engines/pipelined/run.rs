@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{Instrument, Span, warn};
 use windlass_engine::answer::messages::{MESSAGES, Message, Rows};
+use windlass_engine::answer::schema::to_client;
 use windlass_engine::pipelined::Fate;
 use windlass_engine::pipelined::fate::is_panic;
 use windlass_engine::pipelined::memory::QueryPool;
@@ -45,7 +46,6 @@ use crate::engines::scanned::Scanned;
 use crate::engines::{Answer, Earlier, PlannedQuery, Run};
 use crate::error::{Error, Result};
 use crate::metrics::QUERY_FAILOVERS_TOTAL;
-use windlass_engine::answer::schema::to_client;
 
 /// Bytes of rows that a query may be ahead of its readers, as much as the staged engine holds of a result.
 const AHEAD_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
 use windlass_engine::MESSAGE_BYTES_MAX;
+use windlass_engine::answer::schema::to_client;
 
 use crate::cluster::soundness::Stages;
-use windlass_engine::answer::schema::to_client;
 
 /// How long a connection to an executor may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
